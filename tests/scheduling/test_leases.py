@@ -1,0 +1,155 @@
+"""Programs whose client forgot them, waits for a person, or has gone quiet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from thunderagent_core.scheduling.decisions import Forward, Pause, Reason, Reclaim, Restore
+from thunderagent_core.scheduling.events import (
+    Outcome,
+    ProgramIdled,
+    ProgramInterrupted,
+    ProgramRegistered,
+    ProgramResumed,
+    ToolEnded,
+    ToolStarted,
+)
+
+if TYPE_CHECKING:
+    from .driver import Driver
+
+DAY_S = 86_400.0
+
+
+def test_a_program_that_is_never_heard_of_again_ends_with_its_lease(drive) -> None:
+    shell = drive(idle_lease_s=600.0)
+    shell.backend("a", 10_000)
+    shell.wait(5)
+    shell.turn("p", 1_000)
+    assert shell.wait(599) == []
+    assert shell.wait(2) == [(605.0, Reclaim("p", "lease ran out"))]
+    assert shell.scheduler.programs == {}
+
+
+def test_each_sign_of_life_renews_the_lease(drive) -> None:
+    shell = drive(idle_lease_s=600.0)
+    shell.backend("a", 10_000)
+    shell.turn("p", 1_000)
+    for event in (
+        ToolStarted("p", "bash"),
+        ToolEnded("p", "bash"),
+        ProgramIdled("p"),
+        ProgramResumed("p"),
+        ProgramRegistered("p"),
+    ):
+        assert shell.wait(599) == []
+        shell.on(event)
+    assert shell.wait(599) == []
+    assert shell.wait(2) == [(6 * 599.0 + 1, Reclaim("p", "lease ran out"))]
+
+
+def test_a_request_longer_than_the_lease_is_not_cut_off(drive) -> None:
+    shell = drive(idle_lease_s=600.0)
+    shell.backend("a", 10_000)
+    shell.arrive("r1", "p", 1_000)
+    assert shell.wait(2_000) == []
+    shell.end("r1", 1_000, 10)
+    assert shell.wait(599) == []
+    assert shell.wait(2) == [(2_600.0, Reclaim("p", "lease ran out"))]
+
+
+def test_a_registered_program_without_a_request_has_a_lease_too(drive) -> None:
+    shell = drive(idle_lease_s=600.0)
+    shell.on(ProgramRegistered("p"))
+    assert shell.wait(700) == [(600.0, Reclaim("p", "lease ran out"))]
+
+
+def test_an_interrupted_program_gives_up_its_memory_and_gets_the_long_lease(drive) -> None:
+    shell = drive(tick_s=600.0)
+    shell.backend("a", 10_000)
+    shell.turn("p", 6_000)
+    assert shell.on(ProgramInterrupted("p")) == [Pause("p", "a", Reason.INTERRUPTED)]
+    assert shell.demand("a") == 0
+    assert shell.wait(DAY_S - 1) == []
+    assert shell.wait(2) == [(DAY_S, Reclaim("p", "lease ran out"))]
+
+
+def test_an_interrupted_program_comes_back_with_a_request(shell: Driver) -> None:
+    shell.turn("p", 6_000)
+    shell.on(ProgramInterrupted("p"))
+    shell.wait(3_600)
+    assert shell.arrive("r1", "p", 6_000) == [Restore("p", "a", Reason.FITS), Forward("p", "r1", "a")]
+
+
+def test_the_short_lease_runs_again_once_an_interrupted_program_goes_on(shell: Driver) -> None:
+    shell.turn("p", 6_000)
+    shell.on(ProgramInterrupted("p"))
+    shell.wait(100)
+    shell.on(ProgramResumed("p"))
+    assert shell.wait(2_000) == [(1_900.0, Reclaim("p", "lease ran out"))]
+
+
+def test_a_request_is_as_good_as_a_resumption(shell: Driver) -> None:
+    shell.turn("p", 6_000)
+    shell.on(ProgramInterrupted("p"))
+    shell.wait(100)
+    shell.turn("p", 6_000)
+    assert shell.wait(2_000) == [(1_900.0, Reclaim("p", "lease ran out"))]
+
+
+def test_an_idle_program_gives_up_its_memory_and_keeps_the_idle_lease(shell: Driver) -> None:
+    shell.turn("p", 6_000)
+    assert shell.on(ProgramIdled("p")) == [Pause("p", "a", Reason.IDLE)]
+    assert shell.on(ProgramIdled("p")) == []
+    assert shell.wait(1_801) == [(1_800.0, Reclaim("p", "lease ran out"))]
+
+
+def test_memory_given_up_serves_the_queue_at_once(shell: Driver) -> None:
+    shell.turn("p", 9_000)
+    shell.arrive("r1", "q", 5_000)
+    assert shell.on(ProgramIdled("p")) == [
+        Pause("p", "a", Reason.IDLE),
+        Restore("q", "a", Reason.NEW),
+        Forward("q", "r1", "a"),
+    ]
+
+
+def test_words_about_a_program_in_the_middle_of_a_request_do_not_pause_it(shell: Driver) -> None:
+    shell.arrive("r1", "p", 6_000)
+    assert shell.on(ProgramIdled("p")) == []
+    assert shell.on(ProgramInterrupted("p")) == []
+    assert shell.marked("a") == []
+    shell.end("r1", outcome=Outcome.DISCONNECTED)
+
+
+def test_words_about_unknown_programs_bring_none_into_being(shell: Driver) -> None:
+    for kind in (ProgramIdled, ProgramInterrupted, ProgramResumed):
+        assert shell.on(kind("ghost")) == []
+    assert shell.on(ToolStarted("ghost", "bash")) == []
+    assert shell.on(ToolEnded("ghost", "bash")) == []
+    assert shell.release("ghost") == []
+    assert shell.scheduler.programs == {}
+
+
+def test_the_tool_that_runs_is_known_by_name(shell: Driver) -> None:
+    shell.turn("p", 1_000)
+    shell.on(ToolStarted("p", "bash"))
+    assert shell.program("p").tool == "bash"
+    shell.on(ToolEnded("p", "another"))
+    assert shell.program("p").tool == "bash"
+    shell.on(ToolEnded("p", "bash"))
+    assert shell.program("p").tool is None
+    shell.on(ToolStarted("p", "bash"))
+    shell.arrive("r1", "p", 1_000)
+    assert shell.program("p").tool is None, "a request means that the tool is over"
+
+
+def test_with_nothing_to_watch_no_timer_is_armed(drive) -> None:
+    shell = drive(idle_lease_s=600.0)
+    assert shell.scheduler.next_deadline() is None
+    shell.backend("a", 10_000)
+    assert shell.scheduler.next_deadline() is None
+    shell.turn("p", 1_000)
+    assert shell.scheduler.next_deadline() is not None
+    shell.release("p")
+    assert shell.scheduler.next_deadline() is None

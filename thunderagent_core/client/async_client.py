@@ -1,0 +1,274 @@
+"""The asynchronous client, for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+
+import httpx
+
+from thunderagent_core.client import calls
+from thunderagent_core.client.async_program import AsyncProgram
+from thunderagent_core.client.errors import UnavailableError
+from thunderagent_core.client.program import new_id
+from thunderagent_core.client.session import (
+    DEFAULT_RETRY,
+    DEFAULT_TIMEOUT,
+    DEFAULT_URL,
+    LIMITS,
+    make_session,
+    no_answer,
+)
+from thunderagent_core.client.streams import AsyncStream
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from types import TracebackType
+
+    from thunderagent_core.client.retry import RetryPolicy
+    from thunderagent_core.client.views import BackendView, ProgramList, ProgramView
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """``Client`` for asyncio. Used within one event loop; close it, or use it in ``async with``.
+
+    Every method raises APIError (or a subclass) for an error that the server reports, UnreachableError where
+    no answer comes, and UnexpectedAnswerError for an answer that is none of this API's.
+
+    Args:
+        base_url: the server's root.
+        api_key: sent as a bearer token.
+        timeout: for generations, in seconds or as httpx has it: by default 5 s to connect and 3600 s between
+            bytes, because a request may be held for long. None: no limit. What needs no engine is given 30 s.
+        retry: when to try again.
+        http_client: used instead of an own one, and not closed.
+        sleep: waits between attempts.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        *,
+        timeout: float | httpx.Timeout | None = DEFAULT_TIMEOUT,
+        retry: RetryPolicy = DEFAULT_RETRY,
+        http_client: httpx.AsyncClient | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._session = make_session(base_url, api_key, timeout, retry)
+        self._http = http_client or httpx.AsyncClient(limits=LIMITS)
+        self._owned = http_client is None
+        self._sleep = sleep
+
+    @property
+    def base_url(self) -> str:
+        """The server's root."""
+        return self._session.base_url
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._owned:
+            await self._http.aclose()
+
+    # Programs
+
+    def program(
+        self,
+        program_id: str | None = None,
+        *,
+        parent_id: str | None = None,
+        group: str | None = None,
+        priority: int = 0,
+    ) -> AsyncProgram:
+        """Return a program to be used in an ``async with`` statement, which registers and releases it.
+
+        Args:
+            program_id: 1 to 256 characters; by default one that is unique.
+            parent_id: the program that starts this one.
+            group: programs whose slowest member matters.
+            priority: lower runs earlier.
+        """
+        name = new_id() if program_id is None else program_id
+        return AsyncProgram(self, name, parent_id=parent_id, group=group, priority=priority)
+
+    async def register(
+        self, program_id: str, *, parent_id: str | None = None, group: str | None = None, priority: int = 0
+    ) -> ProgramView:
+        """Announce a program before its first request; again with the same arguments is no error."""
+        return await self.run(calls.register(program_id, parent_id=parent_id, group=group, priority=priority))
+
+    async def programs(self) -> ProgramList:
+        """Return the programs that have not ended."""
+        return await self.run(calls.list_programs())
+
+    async def get(self, program_id: str) -> ProgramView:
+        """Return one program."""
+        return await self.run(calls.get_program(program_id))
+
+    async def release(self, program_id: str) -> bool:
+        """End a program; False where it had ended before."""
+        return await self.run(calls.release(program_id))
+
+    async def report(self, program_id: str, event: calls.ProgramEvent, tool: str | None = None) -> ProgramView:
+        """Tell the server what a program does: one of the events of ``POST /programs/{id}/events``."""
+        return await self.run(calls.report(program_id, event, tool))
+
+    async def tool_started(self, program_id: str, tool: str) -> ProgramView:
+        """Report that a tool runs."""
+        return await self.report(program_id, "tool_started", tool)
+
+    async def tool_finished(self, program_id: str, tool: str) -> ProgramView:
+        """Report that a tool is done: the next request is near."""
+        return await self.report(program_id, "tool_finished", tool)
+
+    async def idle(self, program_id: str) -> ProgramView:
+        """Report that a run ended and its conversation may go on later."""
+        return await self.report(program_id, "idle")
+
+    async def interrupted(self, program_id: str) -> ProgramView:
+        """Report that a program waits for a person."""
+        return await self.report(program_id, "interrupted")
+
+    async def resumed(self, program_id: str) -> ProgramView:
+        """Report that an idle or interrupted program goes on."""
+        return await self.report(program_id, "resumed")
+
+    # Generations
+
+    @overload
+    async def chat(
+        self,
+        *,
+        messages: Any,
+        model: str | None = ...,
+        program_id: str | None = ...,
+        stream: Literal[False] = ...,
+        **params: Any,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    async def chat(
+        self,
+        *,
+        messages: Any,
+        model: str | None = ...,
+        program_id: str | None = ...,
+        stream: Literal[True],
+        **params: Any,
+    ) -> AsyncStream: ...
+
+    async def chat(
+        self,
+        *,
+        messages: Any,
+        model: str | None = None,
+        program_id: str | None = None,
+        stream: bool = False,
+        **params: Any,
+    ) -> dict[str, Any] | AsyncStream:
+        """POST /v1/chat/completions; return the answer, or a stream of its chunks. ``params`` go into the body."""
+        body = {"model": model, "messages": messages, **params}
+        return await self.generate("/v1/chat/completions", body, program_id=program_id, stream=stream)
+
+    @overload
+    async def completions(
+        self,
+        *,
+        prompt: Any,
+        model: str | None = ...,
+        program_id: str | None = ...,
+        stream: Literal[False] = ...,
+        **params: Any,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    async def completions(
+        self,
+        *,
+        prompt: Any,
+        model: str | None = ...,
+        program_id: str | None = ...,
+        stream: Literal[True],
+        **params: Any,
+    ) -> AsyncStream: ...
+
+    async def completions(
+        self,
+        *,
+        prompt: Any,
+        model: str | None = None,
+        program_id: str | None = None,
+        stream: bool = False,
+        **params: Any,
+    ) -> dict[str, Any] | AsyncStream:
+        """POST /v1/completions; return the answer, or a stream of its chunks. ``params`` go into the body."""
+        body = {"model": model, "prompt": prompt, **params}
+        return await self.generate("/v1/completions", body, program_id=program_id, stream=stream)
+
+    async def generate(
+        self, path: str, body: Mapping[str, Any], *, program_id: str | None = None, stream: bool = False
+    ) -> dict[str, Any] | AsyncStream:
+        """POST to any route that generates, such as /v1/responses. Fields of ``body`` that are None are left out."""
+        call = calls.generate(path, program_id, body, stream=stream)
+        if stream:
+            return AsyncStream(await self._exchange(call, stream=True))
+        return await self.run(call)
+
+    # Backends and the server
+
+    async def backends(self) -> tuple[BackendView, ...]:
+        """Return all backends."""
+        return await self.run(calls.list_backends())
+
+    async def add_backend(self, url: str) -> BackendView:
+        """Put an engine under the server."""
+        return await self.run(calls.add_backend(url))
+
+    async def drain_backend(self, backend_id: str) -> None:
+        """Send nothing new to a backend, and remove it once nothing is in flight there."""
+        await self.run(calls.drain_backend(backend_id))
+
+    async def health(self) -> None:
+        """Return if the server runs."""
+        await self.run(calls.probe("/health"))
+
+    async def ready(self) -> bool:
+        """Tell whether the server could forward a request now."""
+        try:
+            await self.run(calls.probe("/ready"), brief=True)
+        except UnavailableError:
+            return False
+        return True
+
+    async def events(self) -> AsyncStream:
+        """Follow the scheduler's decisions, from now on."""
+        return AsyncStream(await self._exchange(calls.events(), stream=True), endless=True)
+
+    async def run(self, call: calls.Call[T], *, brief: bool = False) -> T:
+        """Perform a call; ``brief``: with little time and one retry at most."""
+        response = await self._exchange(call, brief=brief)
+        return call.decode(response.content)
+
+    async def _exchange(self, call: calls.Call[Any], *, stream: bool = False, brief: bool = False) -> httpx.Response:
+        attempts = self._session.attempts(call, brief=brief)
+        while True:
+            try:
+                response = await self._http.send(self._session.request(self._http, call, brief=brief), stream=stream)
+                if response.is_success:
+                    return response
+                await response.aread()
+            except httpx.TransportError as error:
+                delay_s = no_answer(attempts, error)
+            else:
+                delay_s = attempts.refused(response.status_code, response.headers, response.content)
+            await self._sleep(delay_s)

@@ -1,0 +1,96 @@
+"""Bodies of our own routes: unknown fields and wrong types are answered, never guessed at."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from thunderagent_core.scheduling import events as ev
+from thunderagent_core.server.errors import ApiError, invalid
+from thunderagent_core.server.wire import check_program_id, decode_object
+
+T = TypeVar("T")
+
+_SHOWN_CHARS = 100
+"""Of an unknown field's name in the answer: a client that sends megabytes does not get them back."""
+
+
+class RegisterBody(msgspec.Struct, forbid_unknown_fields=True):
+    """``POST /programs``."""
+
+    program_id: str
+    parent_id: str | None = None
+    group: str | None = None
+    priority: int = 0
+
+
+class ReleaseBody(msgspec.Struct, forbid_unknown_fields=True):
+    """``POST /programs/release``."""
+
+    program_id: str
+
+
+class EventBody(msgspec.Struct, forbid_unknown_fields=True):
+    """``POST /programs/{id}/events``."""
+
+    type: str
+    tool: str | None = None
+
+
+class BackendBody(msgspec.Struct, forbid_unknown_fields=True):
+    """``POST /backends``."""
+
+    url: str
+
+
+def read_body(body: bytes, kind: type[T]) -> T:
+    """Return the body as ``kind``. Raises ApiError: 400 for wrong JSON or types, 422 for an unknown field."""
+    content = decode_object(body)
+    fields = {field.encode_name for field in msgspec.structs.fields(kind)}  # type: ignore[arg-type]
+    for name in content:
+        if name not in fields:
+            raise _unknown_field(name, fields)
+    for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
+        if field.required and field.encode_name not in content:
+            raise invalid(f"`{field.encode_name}` is required.", field.encode_name, "missing_required_parameter")
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$.")
+        raise invalid(f"`{path.rstrip('`')}`: {text}.", path.rstrip("`") or None) from error
+
+
+def read_event(program_id: str, body: bytes) -> ev.Event:
+    """Return the fact that an adapter reports. Raises ApiError (400, 422)."""
+    content = read_body(body, EventBody)
+    plain: dict[str, Any] = {
+        "idle": ev.ProgramIdled,
+        "interrupted": ev.ProgramInterrupted,
+        "resumed": ev.ProgramResumed,
+    }
+    tools: dict[str, Any] = {"tool_started": ev.ToolStarted, "tool_finished": ev.ToolEnded}
+    if content.type in plain:
+        return cast("ev.Event", plain[content.type](program_id))
+    if content.type not in tools:
+        raise invalid(f"`type` must be one of {', '.join([*tools, *plain])}.", "type")
+    if not content.tool:
+        raise invalid("`tool` must name the tool.", "tool", "missing_required_parameter")
+    return cast("ev.Event", tools[content.type](program_id, content.tool))
+
+
+def register_event(body: bytes) -> ev.ProgramRegistered:
+    """Return the registration in a body. Raises ApiError (400, 422)."""
+    content = read_body(body, RegisterBody)
+    for name in ("parent_id", "group"):
+        if getattr(content, name) is not None:
+            check_program_id(getattr(content, name), name)
+    check_program_id(content.program_id)
+    return ev.ProgramRegistered(content.program_id, content.parent_id, content.group, content.priority)
+
+
+def _unknown_field(name: str, fields: set[str]) -> ApiError:
+    shown = name if len(name) <= _SHOWN_CHARS else name[:_SHOWN_CHARS] + "…"
+    near = difflib.get_close_matches(shown, sorted(fields), n=1, cutoff=0.0)
+    return ApiError(422, f"Unknown field `{shown}`; did you mean `{near[0]}`?", code="unknown_field", param=shown)

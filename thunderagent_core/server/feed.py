@@ -45,6 +45,7 @@ class DecisionFeed:
                 respond.write(await self._next())
                 await respond.drain()
             if not self._overrun:
+                respond.write(self._take())  # taken while the last ones were being sent
                 respond.finish()
         finally:
             runtime.listeners.discard(self._listen)
@@ -69,6 +70,9 @@ class DecisionFeed:
         except TimeoutError:
             return b": still here\n\n"
         self._news.clear()
+        return self._take()
+
+    def _take(self) -> bytes:
         events = b"".join(_event(now, decision) for now, decision in self._unread)
         self._unread.clear()
         return events

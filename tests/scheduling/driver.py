@@ -18,6 +18,8 @@ from thunderagent_core.scheduling.settings import SchedulerSettings
 from thunderagent_core.scheduling.trace import header_line, replay, step_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from thunderagent_core.scheduling.program import Program
 
 CHARS_PER_TOKEN = 4
@@ -36,6 +38,8 @@ class Driver:
         """Program by request, of the requests that wait for an order."""
         self.in_flight: dict[str, tuple[str | None, str]] = {}
         """Program and backend by request, of the requests that an engine works on."""
+        self._held_since: dict[str, float] = {}
+        self._held_s: dict[str, float] = {}
         self.ends: dict[str, str] = {}
         """How each request that is over came to its end."""
         self.open_backends: set[str] = set()
@@ -81,13 +85,14 @@ class Driver:
 
     # Time
 
-    def wait(self, seconds: float) -> list[tuple[float, Decision]]:
+    def wait(self, seconds: float, after_each: Callable[[], None] = lambda: None) -> list[tuple[float, Decision]]:
         """Let time pass, firing the timer whenever it is due; return decisions with their times."""
         until = self.now + seconds
         told: list[tuple[float, Decision]] = []
         while (due := self.scheduler.next_deadline()) is not None and due <= until:
             self.now = max(self.now, due)
             told += [(self.now, decision) for decision in self.on(ev.Tick())]
+            after_each()
             again = self.scheduler.next_deadline()
             assert again is None or again > self.now, "the timer stands still"
         self.now = until
@@ -102,6 +107,10 @@ class Driver:
     def demand(self, backend_id: str) -> float:
         """Return the demand that a backend is under now."""
         return self.scheduler.backends[backend_id].demand(self.now)
+
+    def held_for(self, request: str) -> float:
+        """Return for how many seconds a request has been held, all times together, up to the last event."""
+        return self._held_s.get(request, 0.0) + self.scheduler._now - self._held_since[request]
 
     def marked(self, backend_id: str) -> list[str]:
         """Return who is to be paused there, in the order in which they were marked."""
@@ -122,16 +131,21 @@ class Driver:
 
     # Books
 
+    def _clock(self) -> float:
+        return max(self.now, self.scheduler._now)
+
     def _note(self, event: ev.Event) -> None:
         match event:
             case ev.RequestArrived():
                 self.held[event.request_id] = event.program_id
+                self._held_since[event.request_id] = self._clock()
             case ev.RequestEnded() if event.request_id not in self.ends:
                 self.held.pop(event.request_id, None)
                 self.in_flight.pop(event.request_id, None)
                 self.ends[event.request_id] = event.outcome
             case ev.ForwardFailed() if event.request_id in self.in_flight:
                 self.held[event.request_id] = self.in_flight.pop(event.request_id)[0]
+                self._held_since[event.request_id] = self._clock()
             case ev.BackendSampled() if event.backend_id in self.scheduler.backends:
                 if not self.scheduler.backends[event.backend_id].draining:
                     self.open_backends.add(event.backend_id)
@@ -145,6 +159,7 @@ class Driver:
             case Forward(program_id, request_id, backend_id):
                 assert request_id in self.held, f"{decision} for a request that does not wait"
                 assert backend_id in self.open_backends, f"{decision} to an engine that is closed"
+                self._held_s[request_id] = self.held_for(request_id)
                 del self.held[request_id]
                 self.in_flight[request_id] = (program_id, backend_id)
             case Refuse(_, request_id):

@@ -15,7 +15,7 @@ from thunderagent_core.scheduling.events import Outcome
 from thunderagent_core.scheduling.policies import POLICY_NAMES
 
 from .driver import Driver
-from .properties import no_backend_is_over, nobody_waits_who_would_fit, waits_are_bounded
+from .properties import no_backend_is_over, no_mark_is_needless, nobody_waits_who_would_fit, waits_are_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,6 +42,7 @@ settings_of_a_run = st.fixed_dictionaries(
         "interrupt_lease_s": st.sampled_from([120.0, 86_400.0]),
         "home_window_s": st.sampled_from([0.0, 10.0]),
         "discount_shared_prefix": st.booleans(),
+        "prepare_ahead": st.integers(0, 3),
         "cap_programs": st.integers(1, 3),
         "ttl_s": st.sampled_from([0.0, 5.0]),
     }
@@ -100,9 +101,17 @@ class Shell(RuleBasedStateMachine):
     def end_again(self, at: int) -> None:
         self._act(ev.RequestEnded(_pick(self.driver.ends, at), Outcome.COMPLETED, 100, 10, 0))
 
-    @rule(program=programs, priority=st.integers(-2, 2))
-    def register(self, program: str, priority: int) -> None:
-        self._act(ev.ProgramRegistered(program, priority=priority))
+    @rule(program=programs, priority=st.integers(-2, 2), environments=st.booleans())
+    def register(self, program: str, priority: int, environments: bool) -> None:
+        self._act(ev.ProgramRegistered(program, priority=priority, environments=environments))
+
+    @rule(program=programs, size=sizes)
+    def arrive_with_environments(self, program: str, size: int) -> None:
+        self._arrive(program, prompt_chars=4 * size, environments=True)
+
+    @rule(program=programs, kind=st.sampled_from([ev.EnvironmentsWanted, ev.EnvironmentReady, ev.EnvironmentFailed]))
+    def tell_of_environments(self, program: str, kind: Callable[[str], ev.Event]) -> None:
+        self._act(kind(program))
 
     @rule(program=programs)
     def release(self, program: str) -> None:
@@ -156,7 +165,7 @@ class Shell(RuleBasedStateMachine):
 
     @rule(seconds=st.floats(0, 8) | st.floats(0, 80))
     def pass_time(self, seconds: float) -> None:
-        self.driver.wait(seconds)
+        self.driver.wait(seconds, self.driver.scheduler.check)
 
     @rule(seconds=st.sampled_from([0.01, 7.0, 400.0, 20_000.0]))
     def oversleep(self, seconds: float) -> None:
@@ -179,6 +188,7 @@ class Shell(RuleBasedStateMachine):
             self.driver.compare_books()
             waits_are_bounded(self.driver)
             no_backend_is_over(self.driver)
+            no_mark_is_needless(self.driver)
             nobody_waits_who_would_fit(self.driver)
 
     def teardown(self) -> None:

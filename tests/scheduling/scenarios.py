@@ -5,6 +5,7 @@ from __future__ import annotations
 from thunderagent_core.scheduling.events import (
     BackendDrained,
     BackendLost,
+    EnvironmentReady,
     ForwardFailed,
     Outcome,
     ProgramIdled,
@@ -31,7 +32,8 @@ def paper_thrashing() -> Driver:
     shell.on(ToolStarted("q", "bash"))
     shell.wait(3)
     shell.end("s1", 2_000, 20)
-    shell.arrive("t1", "t", 6_000)
+    shell.arrive("t1", "t", 6_000, environments=True)
+    shell.on(EnvironmentReady("t"))
     shell.wait(15)
     shell.on(ToolEnded("q", "bash"))
     shell.arrive("q2", "q", 3_300)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from thunderagent_core.scheduling.decisions import Detach, Forward, Pause, Reason, Reclaim, Refuse, Restore
 from thunderagent_core.scheduling.events import (
     BackendAdded,
@@ -12,6 +14,8 @@ from thunderagent_core.scheduling.events import (
     BackendSampled,
     ForwardFailed,
     Outcome,
+    ProgramIdled,
+    RequestArrived,
     TokensGenerated,
 )
 
@@ -118,15 +122,92 @@ def test_a_loss_that_was_none_is_taken_back(shell: Driver) -> None:
     assert shell.end("r1", 1_000, 10) == []
 
 
-def test_at_the_bound_what_waits_behind_a_lost_engine_goes_to_another(drive) -> None:
+@pytest.mark.parametrize("closed", [BackendLost, BackendDrained])
+def test_a_parallel_turn_behind_a_closed_engine_goes_to_another_at_once(drive, closed) -> None:
     """The mark stays: once the old request is over, the program leaves the engine that is gone."""
+    shell = _two(drive)
+    shell.arrive("r1", "p", 1_000)
+    shell.on(closed("a"))
+    assert shell.arrive("r2", "p", 1_000) == [Forward("p", "r2", "b")]
+    assert shell.end("r1", outcome=Outcome.TIMED_OUT) == []
+    reason = Reason.BACKEND_LOST if closed is BackendLost else Reason.BACKEND_DRAINING
+    assert shell.end("r2", 1_000, 10)[0] == Pause("p", "a", reason)
+
+
+def test_a_request_that_a_lost_engine_did_not_take_goes_on_while_another_one_hangs_there(drive) -> None:
+    shell = _two(drive)
+    shell.arrive("r1", "p", 1_000)
+    shell.arrive("r2", "p", 1_000)
+    shell.on(BackendLost("a"))
+    assert shell.on(ForwardFailed("r1", "a")) == [Forward("p", "r1", "b")]
+    shell.end("r1", 1_000, 10)
+    assert shell.end("r2", outcome=Outcome.TIMED_OUT) == [Pause("p", "a", Reason.BACKEND_LOST)]
+
+
+def test_a_parallel_turn_behind_the_only_engine_keeps_its_place_until_that_is_back(drive) -> None:
     shell = _two(drive, max_wait_s=50.0)
+    shell.on(BackendDrained("b"))
+    shell.arrive("r1", "p", 1_000)
+    shell.arrive("r2", "p", 1_000)
+    shell.on(BackendLost("a"))
+    assert shell.on(ForwardFailed("r2", "a")) == []
+    shell.wait(20)
+    assert shell.sample("a", 10_000) == [Forward("p", "r2", "a")]
+    shell.on(BackendLost("a"))
+    assert shell.on(ForwardFailed("r2", "a")) == []
+    told = shell.wait(60)
+    assert told == [(50.0, Refuse("p", "r2", Reason.NO_BACKEND, 5.0))], "the 20 seconds before count as well"
+
+
+def test_a_wait_that_an_engine_cut_short_by_failing_goes_on(drive) -> None:
+    shell = drive(max_wait_s=100.0, decay_base=1.0)
+    shell.backend("a", 10_000)
+    shell.arrive("r1", "p", 9_000)
+    shell.arrive("r2", "q", 9_000)
+    assert [when for when, _ in shell.wait(100)] == [100.0, 100.0]
+    shell.on(BackendLost("a"))
+    assert shell.on(ForwardFailed("r2", "a")) == [
+        Pause("q", "a", Reason.BACKEND_LOST),
+        Refuse("q", "r2", Reason.NO_BACKEND, 5.0),
+    ]
+
+
+def test_a_program_whose_requests_ask_for_two_models_is_served_for_the_older_one(drive) -> None:
+    shell = drive(decay_base=1.0)
+    shell.backend("a", 10_000, "small")
+    shell.backend("b", 10_000, "large")
+    shell.arrive("r-a", "x", 9_900, model="small")
+    shell.arrive("r-b", "y", 9_900, model="large")
+    shell.arrive("r1", "p", 1_000, model="small")
+    shell.arrive("r2", "p", 1_000, model="large")
+    shell.on(BackendLost("b"))
+    shell.end("r-a", outcome=Outcome.UPSTREAM_ERROR)
+    assert shell.in_flight["r1"] == ("p", "a")
+    assert "r2" in shell.held, "it keeps its place until an engine for it is there"
+    shell.sample("b", 10_000, "large")
+    assert shell.in_flight["r2"] == ("p", "b")
+
+
+def test_a_program_that_only_an_engine_which_is_down_could_hold_waits_for_it(drive) -> None:
+    shell = drive()
+    shell.backend("small", 10_000)
+    shell.on(BackendAdded("large"))
+    assert shell.on(RequestArrived("r1", "p", prompt_tokens=30_000)) == [], "nobody knows yet how large it is"
+    assert shell.sample("large", 50_000) == [Restore("p", "large", Reason.NEW), Forward("p", "r1", "large")]
+
+
+def test_home_is_where_it_was_served_last_even_after_a_loss_that_was_none(drive) -> None:
+    shell = drive(decay_base=1.0)
+    shell.backend("a", 10_000)
     shell.arrive("r1", "p", 1_000)
     shell.on(BackendLost("a"))
-    assert shell.arrive("r2", "p", 1_000) == []
-    assert shell.wait(60) == [(50.0, Forward("p", "r2", "b"))]
-    assert shell.end("r1", outcome=Outcome.TIMED_OUT) == []
-    assert shell.end("r2", 1_000, 10) == [Pause("p", "a", Reason.BACKEND_LOST)]
+    shell.sample("a", 10_000)
+    shell.end("r1", 1_000, 10)
+    shell.backend("b", 20_000)
+    shell.turn("p", 1_500)
+    shell.on(ProgramIdled("p"))
+    shell.wait(1)
+    assert shell.arrive("r2", "p", 1_600)[0] == Restore("p", "a", Reason.FITS, moved=False)
 
 
 def test_at_the_bound_without_another_engine_it_is_refused(shell: Driver) -> None:
@@ -238,8 +319,8 @@ def test_who_waits_for_the_model_of_an_engine_that_left_goes_where_it_is_refused
     ]
 
 
-def test_a_held_request_whose_model_has_lost_its_engine_is_refused(drive) -> None:
-    shell = drive()
+def test_a_held_request_whose_model_has_lost_its_engine_keeps_its_place_until_the_bound(drive) -> None:
+    shell = drive(max_wait_s=100.0)
     shell.backend("a", 10_000, "small")
     shell.backend("b", 10_000, "large")
     shell.arrive("r1", "p", 2_000, model="small")
@@ -248,7 +329,8 @@ def test_a_held_request_whose_model_has_lost_its_engine_is_refused(drive) -> Non
     assert shell.marked("a") == ["p"]
     assert shell.arrive("r3", "p", 100, model="large") == []
     shell.on(BackendLost("b"))
-    assert shell.end("r2", outcome=Outcome.UPSTREAM_ERROR) == [Refuse("p", "r3", Reason.NO_BACKEND, 5.0)]
+    assert shell.end("r2", outcome=Outcome.UPSTREAM_ERROR) == []
+    assert shell.wait(200) == [(100.0, Refuse("p", "r3", Reason.NO_BACKEND, 5.0))]
 
 
 def test_what_an_ended_program_left_running_counts_where_it_runs(drive) -> None:

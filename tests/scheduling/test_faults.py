@@ -18,6 +18,7 @@ from thunderagent_core.scheduling.events import (
     BackendSampled,
     Outcome,
     ProgramIdled,
+    ProgramRegistered,
     ProgramReleased,
     Tick,
     TokensGenerated,
@@ -108,7 +109,7 @@ def test_fault_05_race_between_pause_and_request_core(drive) -> None:
     ]
 
 
-@pytest.mark.parametrize("event", ["end", "release", "disconnect", "growth", "pool", "new engine", "idle"])
+@pytest.mark.parametrize("event", ["end", "release", "disconnect", "growth", "pool", "new engine", "idle", "wish"])
 def test_fault_06_admission_only_on_the_tick(drive, event: str) -> None:
     """Whatever makes room admits the next in the same call; the tick is an hour away."""
     shell = drive(decay_base=1.0, tick_s=3_600.0)
@@ -125,6 +126,7 @@ def test_fault_06_admission_only_on_the_tick(drive, event: str) -> None:
         "pool": lambda: shell.sample("a", 12_000),
         "new engine": lambda: shell.backend("b", 5_000),
         "idle": lambda: shell.on(ProgramIdled("old")),
+        "wish": lambda: shell.on(ProgramIdled("p")) + shell.end("r0", 7_000, 10),
     }
     told = make_room[event]()
     if event == "growth":
@@ -164,6 +166,48 @@ def test_fault_07_starvation(drive) -> None:
     assert number > 60
     for request in list(shell.in_flight):
         shell.end(request, outcome=Outcome.DISCONNECTED)
+
+
+def test_fault_07_starvation_across_models(drive) -> None:
+    """Age counts over all models that an engine serves: a stream of requests for one does not starve another."""
+    shell = drive(max_wait_s=120.0, decay_base=1.0)
+    shell.backend("a", 10_000, "base", "lora")
+    for number in range(4):
+        shell.arrive(f"base-{number}", f"b{number}", 2_500, model="base")
+    shell.arrive("lora", "lora", 2_500, model="lora")
+    number = 4
+    while "lora" in shell.held:
+        oldest = next(request for request in shell.in_flight if request.startswith("base"))
+        shell.arrive(f"base-{number}", f"b{number}", 2_400, model="base")
+        shell.release(shell.in_flight[oldest][0])
+        shell.end(oldest, 2_400, 10)
+        number += 1
+        shell.wait(1)
+        assert shell.now <= 62, "overtaken although it had aged"
+    for request in list(shell.in_flight):
+        shell.end(request, outcome=Outcome.DISCONNECTED)
+
+
+def test_fault_07_a_clients_patience_lies_above_the_bound(drive) -> None:
+    """A client that states how long it waits is answered before that, and keeps its place for its next try."""
+    shell = drive(max_wait_s=120.0, decay_base=1.0)
+    shell.backend("a", 10_000)
+    shell.arrive("r0", "p", 9_000)
+    shell.arrive("r1", "q", 9_000, patience_s=25.0)
+    assert shell.wait(30) == [(25.0, Refuse("q", "r1", Reason.PATIENCE, 1.0))]
+    shell.arrive("r2", "q", 9_000, patience_s=100.0)
+    assert shell.wait(100)[0] == (120.0, Restore("q", "a", Reason.WAIT_BOUND))
+    shell.end("r2", outcome=Outcome.DISCONNECTED)
+
+
+def test_priority_counts_over_all_models_of_an_engine(drive) -> None:
+    shell = drive(decay_base=1.0)
+    shell.backend("a", 10_000, "base", "lora")
+    shell.arrive("r0", "p", 9_500, model="base")
+    shell.on(ProgramRegistered("urgent", priority=-9))
+    shell.arrive("r1", "big", 6_000, model="base")
+    shell.arrive("r2", "urgent", 5_000, model="lora")
+    assert shell.end("r0", outcome=Outcome.UPSTREAM_ERROR)[0] == Restore("urgent", "a", Reason.NEW)
 
 
 def _pause_and_resume(shell: Driver, seconds: float) -> Restore:

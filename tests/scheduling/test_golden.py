@@ -39,7 +39,7 @@ def test_a_scenario_still_records_its_golden_trace(name: str) -> None:
 def test_together_the_traces_show_every_kind_of_decision_and_most_events() -> None:
     steps = [step for path in GOLDEN.glob("*.jsonl") for step in plain(path.read_text().splitlines()[1:])]
     decisions = {decision["type"] for step in steps for decision in step["decisions"]}
-    assert decisions == {"Restore", "Forward", "Pause", "Refuse", "Reclaim", "Detach"}
+    assert decisions == {"Restore", "Forward", "Pause", "Refuse", "Prepare", "Reclaim", "Detach"}
     reasons = {decision["reason"] for step in steps for decision in step["decisions"] if "reason" in decision}
     assert len(reasons) >= 10
     assert len({step["event"]["type"] for step in steps}) >= 14

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from thunderagent_core.scheduling.decisions import Forward, Pause, Reason, Reclaim, Restore
 from thunderagent_core.scheduling.events import (
     Outcome,
@@ -120,6 +122,31 @@ def test_words_about_a_program_in_the_middle_of_a_request_do_not_pause_it(shell:
     assert shell.on(ProgramInterrupted("p")) == []
     assert shell.marked("a") == []
     shell.end("r1", outcome=Outcome.DISCONNECTED)
+
+
+@pytest.mark.parametrize(("word", "reason"), [(ProgramIdled, Reason.IDLE), (ProgramInterrupted, Reason.INTERRUPTED)])
+def test_words_that_come_a_moment_before_the_requests_end_count_at_its_end(shell: Driver, word, reason) -> None:
+    """A client sees the end of its stream before the server has closed the request."""
+    shell.arrive("r1", "p", 6_000)
+    shell.on(word("p"))
+    assert shell.end("r1", 6_000, 10) == [Pause("p", "a", reason)]
+
+
+def test_a_new_request_takes_such_words_back(shell: Driver) -> None:
+    shell.arrive("r1", "p", 2_000)
+    shell.on(ProgramIdled("p"))
+    shell.arrive("r2", "p", 2_000)
+    assert shell.end("r1", 2_000, 10) == []
+    assert shell.end("r2", 2_000, 10) == []
+
+
+@pytest.mark.parametrize("word", [ProgramIdled("p"), ToolStarted("p", "bash")])
+def test_words_that_a_program_goes_on_end_the_long_lease(shell: Driver, word) -> None:
+    shell.turn("p", 1_000)
+    shell.on(ProgramInterrupted("p"))
+    shell.wait(10)
+    shell.on(word)
+    assert shell.wait(2_000) == [(1_810.0, Reclaim("p", Reason.LEASE))]
 
 
 def test_words_about_unknown_programs_bring_none_into_being(shell: Driver) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -134,13 +135,17 @@ def test_marks_are_taken_back_when_the_pressure_is_gone(shell: Driver) -> None:
     assert shell.end("r2", 3_000, 10) == []
 
 
-def test_a_tick_takes_a_mark_back_that_decay_made_needless(shell: Driver) -> None:
+def test_a_mark_that_decay_makes_needless_is_taken_back_at_that_moment(drive) -> None:
+    shell = drive(tick_s=60.0)
+    shell.backend("a", 10_000)
     for program, tokens in (("q", 2_000), ("p1", 4_000), ("p2", 3_900)):
         shell.arrive(f"r-{program}", program, tokens)
     shell.on(TokensGenerated("r-p2", 200))
     assert shell.arrive("r4", "q", 100) == []
     assert shell.end("r-p1", 4_000, 0) == []
-    assert shell.wait(1) == [(1.0, Forward("q", "r4", "a"))]
+    (when, forward), *_ = shell.wait(10)
+    assert forward == Forward("q", "r4", "a")
+    assert when == pytest.approx(5 * math.log2(4_000 / (10_000 - 4_100 - 2_100)), abs=0.002)
     assert shell.marked("a") == []
 
 

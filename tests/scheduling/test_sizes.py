@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,6 +43,14 @@ def test_an_engines_failure_charges_nothing(shell: Driver) -> None:
     shell.end("r2", outcome=Outcome.UPSTREAM_ERROR)
     assert shell.program("p").context_tokens == 2_000
     assert shell.program("p").steps == 1
+
+
+def test_a_turn_is_estimated_from_the_last_one_and_what_was_added(shell: Driver) -> None:
+    """What pictures and the template took in the last prompt they take in this one, and no more."""
+    shell.on(RequestArrived("r1", "p", prompt_chars=400))
+    shell.end("r1", 3_000, 10)
+    shell.on(RequestArrived("r2", "p", prompt_chars=800))
+    assert shell.program("p").context_tokens == 3_100
 
 
 def test_the_ratio_measured_on_a_program_serves_its_next_estimate(shell: Driver) -> None:
@@ -136,11 +145,14 @@ def test_an_unmeasured_estimate_refuses_only_beyond_twice_the_pool(shell: Driver
     assert ("p" in shell.scheduler.programs) is not certain
 
 
-@pytest.mark.parametrize(("tokens", "certain"), [(12_501, False), (12_503, True)])
-def test_a_measured_estimate_is_trusted_further(shell: Driver, tokens: int, certain: bool) -> None:
-    shell.turn("p", 1_000)
-    told = shell.arrive("r1", "p", tokens)
-    assert (told == [Refuse("p", "r1", Reason.TOO_LARGE)]) is certain
+@pytest.mark.parametrize(("chars", "tokens"), [(2, 31), (200, 3_000), (4_000, 400)])
+def test_what_was_measured_on_an_odd_prompt_refuses_nobody(shell: Driver, chars: int, tokens: int) -> None:
+    """A short question is mostly template, a picture has no characters, a log full of spaces has few tokens."""
+    shell.on(RequestArrived("r1", "p", prompt_chars=chars))
+    shell.end("r1", tokens, 5)
+    for request, program in (("r2", "p"), ("r3", "new")):
+        told = shell.on(RequestArrived(request, program, prompt_chars=12_000))
+        assert Refuse(program, request, Reason.TOO_LARGE) not in told
 
 
 @pytest.mark.parametrize(("tokens", "certain"), [(10_000, False), (10_001, True)])
@@ -164,17 +176,54 @@ def test_what_a_larger_engine_could_take_waits_while_that_is_down(drive) -> None
 def test_a_program_over_the_watermark_runs_alone(drive) -> None:
     shell = drive(high_watermark=0.5, tick_s=60.0)
     shell.backend("a", 10_000)
-    shell.turn("p", 1_000)
+    shell.arrive("r0", "p", 1_000)
     assert shell.arrive("r1", "giant", 8_000) == []
-    told = shell.wait(100)
-    assert [decision for _, decision in told] == [
+    assert shell.arrive("r2", "q", 1_000) == [Restore("q", "a", Reason.NEW), Forward("q", "r2", "a")]
+    assert shell.end("r0", 1_000, 0) == []
+    assert shell.end("r2", 2_000, 0) == [
         Restore("giant", "a", Reason.NEW),
         Forward("giant", "r1", "a"),
-        *([Pause("p", "a", Reason.THRASHING)]),
-    ]
-    assert told[0][0] == pytest.approx(50, abs=0.5), "when the thousand tokens have decayed to one"
+        Pause("p", "a", Reason.THRASHING),
+        Pause("q", "a", Reason.THRASHING),
+    ], "once nobody reasons it would disturb"
     shell.end("r1", 8_000, 10)
     assert shell.program("giant").backend is not None
+
+
+def test_nobody_waits_for_the_moment_that_suits_one_which_must_run_alone(drive) -> None:
+    shell = drive(max_wait_s=100.0, decay_base=1.0)
+    shell.backend("a", 10_000)
+    shell.arrive("r0", "p", 5_000)
+    assert shell.arrive("r1", "giant", 12_000) == []
+    shell.wait(60)
+    assert shell.arrive("r2", "q", 3_000)[0] == Restore("q", "a", Reason.NEW), "past one that has aged"
+    assert shell.wait(60)[0] == (100.0, Restore("giant", "a", Reason.WAIT_BOUND))
+
+
+def test_a_shared_prefix_decays_with_those_who_hold_it(drive) -> None:
+    shell = drive(tick_s=3_600.0)
+    shell.backend("a", 10_000)
+    for program in "pq":
+        shell.arrive(f"r-{program}", program, 5_000)
+        shell.end(f"r-{program}", 5_000, 0, 4_000)
+    assert shell.demand("a") == 4_000 + 2 * 1_000
+    shell.wait(5)
+    assert shell.demand("a") == pytest.approx(3_000)
+    assert shell.arrive("r1", "new", 9_000) == []
+    (when, restore), *_ = shell.wait(60)
+    assert restore == Restore("new", "a", Reason.NEW)
+    assert when == pytest.approx(5 * math.log2(6_000 / 1_000), abs=0.01)
+
+
+def test_a_shared_prefix_does_not_decay_while_one_of_its_holders_reasons(drive) -> None:
+    shell = drive()
+    shell.backend("a", 10_000)
+    for program in "pq":
+        shell.arrive(f"r-{program}", program, 4_000)
+        shell.end(f"r-{program}", 4_000, 0, 3_000)
+    shell.arrive("r1", "p", 4_000)
+    shell.wait(5)
+    assert shell.demand("a") == 3_000 + 1_000 + 500
 
 
 def test_untracked_requests_pass_and_count_only_while_they_run(drive) -> None:

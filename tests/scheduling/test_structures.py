@@ -13,7 +13,7 @@ from thunderagent_core.scheduling.demand import Decay, DemandTree
 from thunderagent_core.scheduling.fleet import Fleet
 from thunderagent_core.scheduling.lazy_heap import LazyHeap
 from thunderagent_core.scheduling.program import Program, Request
-from thunderagent_core.scheduling.queue import WaitingQueue
+from thunderagent_core.scheduling.queue import Lane, WaitingQueue
 
 names = st.sampled_from("abcdefghijkl")
 whole = settings(deadline=None)
@@ -72,6 +72,7 @@ leaf = st.fixed_dictionaries(
         "acting": st.floats(0, 1e12),
         "leaving": st.integers(0, 10**9),
         "shared": st.integers(0, 10**6),
+        "shared_acting": st.floats(0, 1e9),
     },
 )
 
@@ -91,7 +92,10 @@ def test_a_demand_tree_is_the_sum_of_its_leaves(steps: list[tuple[str, dict[str,
             assert getattr(tree, column) == sum(values.get(column, 0) for values in model.values())
         acting = math.fsum(values.get("acting", 0.0) for values in model.values())
         assert tree.acting == pytest.approx(acting, rel=1e-12, abs=0.0)
-        assert tree.shared == max((values.get("shared", 0) for values in model.values()), default=0)
+        fixed = max((values.get("shared", 0) for values in model.values()), default=0)
+        decaying = max((values.get("shared_acting", 0.0) for values in model.values()), default=0.0)
+        assert (tree.shared_by_reasoning, tree.shared_by_acting) == (fixed, decaying)
+        assert tree.shared(0.25) == max(fixed, 0.25 * decaying)
         assert len(tree) == len(model)
 
 
@@ -193,8 +197,23 @@ def test_what_is_marked_counts_for_restoring_but_not_for_pausing() -> None:
 # WaitingQueue
 
 
-def _waiter(name: str, since: float | None, model: str | None = None, priority: int = 0) -> Program:
-    return Program(name, waiting_since=since, model=model, priority=priority)
+def _put(
+    queue: WaitingQueue,
+    name: str,
+    score: float,
+    *,
+    now: float = 0.0,
+    since: float = 0.0,
+    model: str | None = None,
+    priority: int = 0,
+    alone: bool = False,
+) -> None:
+    program = Program(name, waiting_since=since, priority=priority)
+    queue.put(program, model, score, now, alone=alone)
+
+
+def _lanes(queue: WaitingQueue) -> list[Lane]:
+    return [lane for _, _, lane in sorted(queue.heads(), key=lambda head: head[:2])]
 
 
 @whole
@@ -202,12 +221,12 @@ def _waiter(name: str, since: float | None, model: str | None = None, priority: 
 def test_the_queue_orders_by_age_then_priority_then_score(entries: list[tuple[str, float, int, int]]) -> None:
     queue, now, model = WaitingQueue(age_s=50.0), 100.0, {}
     for number, (name, since, priority, score) in enumerate(entries):
-        queue.put(_waiter(name, since, priority=priority), float(score), now)
+        _put(queue, name, float(score), now=now, since=since, priority=priority)
         key = (0, 0, since) if now - since >= 50 else (1, priority, float(score))
         if model.get(name, (None,))[0] != key:
             model[name] = (key, number)
     served = []
-    while lanes := queue.lanes():
+    while lanes := _lanes(queue):
         name = lanes[0].waiting.first()[1]
         served.append(name)
         queue.drop(name)
@@ -217,11 +236,11 @@ def test_the_queue_orders_by_age_then_priority_then_score(entries: list[tuple[st
 
 def test_each_model_has_a_lane_and_an_empty_lane_goes() -> None:
     queue = WaitingQueue(age_s=50.0)
-    queue.put(_waiter("p", 0.0, "small"), 1.0, 0.0)
-    queue.put(_waiter("q", 0.0, "large"), 1.0, 0.0)
-    assert [lane.model for lane in queue.lanes()] == ["small", "large"]
-    queue.put(_waiter("p", 0.0, "large"), 1.0, 0.0)
-    assert [lane.model for lane in queue.lanes()] == ["large"]
+    _put(queue, "p", 2.0, model="small")
+    _put(queue, "q", 1.0, model="large")
+    assert [lane.model for lane in _lanes(queue)] == ["large", "small"], "whoever comes first over all models"
+    _put(queue, "p", 1.0, model="large")
+    assert [lane.model for lane in _lanes(queue)] == ["large"]
     assert set(queue.ids()) == {"p", "q"}
     assert "p" in queue
     queue.drop("p")
@@ -229,20 +248,26 @@ def test_each_model_has_a_lane_and_an_empty_lane_goes() -> None:
     assert len(queue) == 1
 
 
+def test_those_who_must_run_alone_have_a_lane_of_their_own() -> None:
+    queue = WaitingQueue(age_s=50.0)
+    _put(queue, "p", 1.0, alone=True)
+    _put(queue, "q", 2.0)
+    assert [lane.alone for lane in _lanes(queue)] == [True, False]
+    _put(queue, "p", 1.0, alone=False)
+    assert [lane.alone for lane in _lanes(queue)] == [False]
+
+
 def test_what_was_found_out_about_the_first_is_forgotten_when_it_changes() -> None:
     queue = WaitingQueue(age_s=50.0)
-    queue.put(_waiter("p", 0.0), 1.0, 0.0)
-    (lane,) = queue.lanes()
-    for forget in (
-        lambda: queue.put(_waiter("p", 0.0), 2.0, 0.0),
-        queue.unblock,
-    ):
+    _put(queue, "p", 1.0)
+    (lane,) = _lanes(queue)
+    for forget in (lambda: _put(queue, "p", 2.0), queue.unblock):
         lane.blocked, lane.wake_at = "p", 7.0
         assert queue.wake_at() == 7.0
         forget()
         assert (lane.blocked, queue.wake_at()) == (None, math.inf)
     lane.blocked, lane.wake_at = "p", 7.0
-    queue.put(_waiter("q", 0.0), 3.0, 0.0)
+    _put(queue, "q", 3.0)
     assert lane.blocked == "p"
     queue.drop("p")
     assert (lane.blocked, lane.wake_at) == (None, math.inf)

@@ -84,22 +84,49 @@ class Backend:
         """Return demand plus leaving: what a program that comes here finds."""
         return self._demand.leaving + self._demand.total(self._decay.weight(now - self._epoch))
 
-    def need(self, program: Program) -> int:
+    def need(self, program: Program, now: float) -> float:
         """Return by how many tokens demand rises where ``program`` comes here, or where its mark is taken back."""
         tokens = program.own_tokens + self._reserve_tokens
-        unshared = program.shared_tokens - self._demand.shared
+        if not program.shared_tokens:
+            return tokens
+        unshared = program.shared_tokens - self._demand.shared(self._decay.weight(now - self._epoch))
         return tokens + unshared if unshared > 0 else tokens
 
-    def time_until(self, room_tokens: float, now: float) -> float | None:
-        """Seconds until the decay alone brings demand plus leaving down to ``room_tokens``; None: it never does."""
-        tree = self._demand
-        fixed = tree.reasoning + tree.shared + tree.leaving
-        acting = tree.acting * self._decay.weight(now - self._epoch)
-        if fixed + acting <= room_tokens:
+    def alone(self, program: Program) -> int:
+        """Return the demand in tokens if ``program`` were here and nobody else."""
+        return program.own_tokens + program.shared_tokens + self._reserve_tokens
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no program here reasons and no untracked request runs: what there is would only have to be paused."""
+        return self._demand.reasoning == 0 and self._demand.leaving == 0
+
+    def time_until(
+        self, limit_tokens: float, now: float, program: Program | None = None, *, leaving: bool = True
+    ) -> float | None:
+        """Seconds until the decay alone brings demand down to ``limit_tokens``; None: it never does.
+
+        With ``program`` it counts as one of those that are here. A prefix that it shares is needed in any case, so it
+        does not decay with those who hold it now. ``leaving``: what programs marked for pause hold counts as well.
+        """
+        tree, shared = self._demand, 0
+        room = limit_tokens - tree.reasoning
+        if leaving:
+            room -= tree.leaving
+        if program is not None:
+            room -= program.own_tokens + self._reserve_tokens
+            shared = program.shared_tokens
+        weight = self._decay.weight(now - self._epoch)
+        acting, shared_acting = tree.acting * weight, tree.shared_by_acting * weight
+        shared = max(shared, tree.shared_by_reasoning)
+        if acting + max(shared, shared_acting) <= room:
             return 0.0
-        if fixed >= room_tokens or self._decay.base <= 1.0:
+        if room <= 0 or room < shared or (room == shared and acting > 0) or self._decay.base <= 1.0:
             return None
-        return math.log(acting / (room_tokens - fixed), self._decay.base) * self._decay.interval_s
+        factor = room / (acting + shared_acting) if acting + shared_acting > room else 1.0
+        if acting > room - shared:
+            factor = min(factor, (room - shared) / acting)
+        return math.log(1 / factor, self._decay.base) * self._decay.interval_s
 
     def count(self, program: Program, now: float) -> None:
         """Count a bound program by what it does now: leaving where marked, else reasoning or acting."""
@@ -119,7 +146,8 @@ class Backend:
             self._demand.put(program.id, reasoning=tokens, shared=program.shared_tokens)
         else:
             scaled = tokens * self._decay.weight(self._epoch - program.phase_since)
-            self._demand.put(program.id, acting=scaled, shared=program.shared_tokens)
+            shared = program.shared_tokens and program.shared_tokens * scaled / tokens
+            self._demand.put(program.id, acting=scaled, shared_acting=shared)
 
     def uncount(self, key: str) -> None:
         """Stop counting what was counted under ``key``."""

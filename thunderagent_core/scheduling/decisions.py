@@ -12,7 +12,10 @@ class Reason(StrEnum):
     NEW = "new program"
     FITS = "fits"
     WAIT_BOUND = "wait bound reached"
-    REQUEST_LEVEL = "placed for each request"
+    NEAR = "near the head of the queue"
+    RESTORED = "being restored"
+    ACTIVE = "active already"
+    PLACED = "its program is placed"
     UNTRACKED = "no program id"
     THRASHING = "demand exceeds capacity"
     TTL = "hold time over"
@@ -46,6 +49,11 @@ class Forward:
     request_id: str
     backend_id: str
 
+    @property
+    def reason(self) -> Reason:
+        """Why: there is nothing to it but whether it belongs to a program."""
+        return Reason.UNTRACKED if self.program_id is None else Reason.PLACED
+
 
 @dataclass(frozen=True, slots=True)
 class Pause:
@@ -67,6 +75,14 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepare:
+    """Make a program's tool environments: it is about to need them."""
+
+    program_id: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class Reclaim:
     """A program is over: give back all that it owned outside the engine."""
 
@@ -80,5 +96,10 @@ class Detach:
 
     backend_id: str
 
+    @property
+    def reason(self) -> Reason:
+        """Why: there is only one."""
+        return Reason.BACKEND_DRAINING
 
-Decision = Restore | Forward | Pause | Refuse | Reclaim | Detach
+
+Decision = Restore | Forward | Pause | Refuse | Prepare | Reclaim | Detach

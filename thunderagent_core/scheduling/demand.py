@@ -29,12 +29,13 @@ class Decay:
 
 
 class DemandTree:
-    """Leaves of (reasoning, acting, leaving, shared) and their sums (``shared``: the maximum).
+    """Leaves of (reasoning, acting, leaving, shared, shared_acting) and their sums (of the last two: the maximum).
 
-    ``reasoning`` and ``leaving`` are tokens; ``acting`` is tokens scaled by the decay since the owner's epoch.
+    ``reasoning``, ``leaving`` and ``shared`` are tokens; ``acting`` and ``shared_acting`` are tokens scaled by the
+    decay since the owner's epoch. A prefix that programs share is there as surely as the surest of its holders is.
     """
 
-    __slots__ = ("_acting", "_free", "_leaving", "_reasoning", "_shared", "_size", "_slots")
+    __slots__ = ("_free", "_maxima", "_size", "_slots", "_sums")
 
     def __init__(self) -> None:
         self._slots: dict[str, int] = {}
@@ -42,51 +43,77 @@ class DemandTree:
 
     def _resize(self, size: int) -> None:
         self._size = size
-        self._reasoning = [0] * (2 * size)
-        self._acting = [0.0] * (2 * size)
-        self._leaving = [0] * (2 * size)
-        self._shared = [0] * (2 * size)
+        self._sums: tuple[list[Any], ...] = ([0] * (2 * size), [0.0] * (2 * size), [0] * (2 * size))
+        self._maxima: tuple[list[Any], ...] = ([0] * (2 * size), [0.0] * (2 * size))
         self._free = list(range(size - 1, len(self._slots) - 1, -1))
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def total(self, acting_weight: float) -> float:
-        """Return reasoning plus shared plus acting under its present weight."""
-        return self._reasoning[1] + self._shared[1] + self._acting[1] * acting_weight
+        """Return reasoning, acting under its present weight, and what is shared."""
+        reasoning, acting, _ = self._sums
+        total: float = reasoning[1] + acting[1] * acting_weight + self.shared(acting_weight)
+        return total
+
+    def shared(self, acting_weight: float) -> float:
+        """Return the largest shared prefix under the present weight, in tokens."""
+        tokens, scaled = self._maxima
+        decayed = scaled[1] * acting_weight
+        shared: float = tokens[1]
+        return shared if shared > decayed else decayed  # noqa: FURB136 - asked for in every event
 
     @property
     def reasoning(self) -> int:
         """Sum over the leaves, in tokens."""
-        return self._reasoning[1]
+        tokens: int = self._sums[0][1]
+        return tokens
 
     @property
     def acting(self) -> float:
         """Sum over the leaves, in scaled tokens."""
-        return self._acting[1]
+        scaled: float = self._sums[1][1]
+        return scaled
 
     @property
     def leaving(self) -> int:
         """Sum over the leaves, in tokens."""
-        return self._leaving[1]
+        tokens: int = self._sums[2][1]
+        return tokens
 
     @property
-    def shared(self) -> int:
-        """Maximum over the leaves, in tokens."""
-        return self._shared[1]
+    def shared_by_reasoning(self) -> int:
+        """Maximum over the leaves that do not decay, in tokens."""
+        tokens: int = self._maxima[0][1]
+        return tokens
 
-    def put(self, key: str, *, reasoning: int = 0, acting: float = 0.0, leaving: int = 0, shared: int = 0) -> None:
+    @property
+    def shared_by_acting(self) -> float:
+        """Maximum over the leaves that decay, in scaled tokens."""
+        scaled: float = self._maxima[1][1]
+        return scaled
+
+    def put(
+        self,
+        key: str,
+        *,
+        reasoning: int = 0,
+        acting: float = 0.0,
+        leaving: int = 0,
+        shared: int = 0,
+        shared_acting: float = 0.0,
+    ) -> None:
         """Set the leaf of ``key``, making one where there is none."""
         slot = self._slots.get(key)
         if slot is None:
             slot = self._new_slot(key)
-        self._write(slot + self._size, reasoning, acting, leaving, shared)
+        self._write(slot + self._size, (reasoning, acting, leaving), (shared, shared_acting))
 
     def drop(self, key: str) -> None:
         """Remove the leaf of ``key`` if there is one."""
         slot = self._slots.pop(key, None)
         if slot is not None:
-            self._write(slot + self._size, 0, 0.0, 0, 0)
+            self._write(slot + self._size, (0, 0.0, 0), (0, 0.0))
             self._free.append(slot)
 
     def _new_slot(self, key: str) -> int:
@@ -97,34 +124,24 @@ class DemandTree:
         return slot
 
     def _grow(self) -> None:
-        size = self._size
-        leaves = [column[size : 2 * size] for column in self._columns()]
+        size, columns = self._size, (*self._sums, *self._maxima)
         self._resize(2 * size)
-        for column, values in zip(self._columns(), leaves, strict=True):
-            column[2 * size : 3 * size] = values
+        for column, old in zip((*self._sums, *self._maxima), columns, strict=True):
+            column[2 * size : 3 * size] = old[size:]
         for node in range(2 * size - 1, 0, -1):
-            self._pull(node)
+            for column in self._sums:
+                column[node] = column[2 * node] + column[2 * node + 1]
+            for column in self._maxima:
+                column[node] = max(column[2 * node], column[2 * node + 1])
 
-    def _columns(self) -> tuple[list[Any], ...]:
-        return self._reasoning, self._acting, self._leaving, self._shared
-
-    def _pull(self, node: int) -> None:
-        left, right = 2 * node, 2 * node + 1
-        self._reasoning[node] = self._reasoning[left] + self._reasoning[right]
-        self._acting[node] = self._acting[left] + self._acting[right]
-        self._leaving[node] = self._leaving[left] + self._leaving[right]
-        self._shared[node] = max(self._shared[left], self._shared[right])
-
-    def _write(self, node: int, reasoning: int, acting: float, leaving: int, shared: int) -> None:
-        """Set a leaf and pull each column that changed up to the root (most writes change two of the four)."""
-        if self._reasoning[node] != reasoning:
-            _pull_sum(self._reasoning, node, reasoning)
-        if self._acting[node] != acting:
-            _pull_sum(self._acting, node, acting)
-        if self._leaving[node] != leaving:
-            _pull_sum(self._leaving, node, leaving)
-        if self._shared[node] != shared:
-            _pull_max(self._shared, node, shared)
+    def _write(self, node: int, sums: tuple[float, ...], maxima: tuple[float, ...]) -> None:
+        """Set a leaf and pull each column that changed up to the root (most writes change two of the five)."""
+        for column, value in zip(self._sums, sums, strict=True):
+            if column[node] != value:
+                _pull_sum(column, node, value)
+        for column, value in zip(self._maxima, maxima, strict=True):
+            if column[node] != value:
+                _pull_max(column, node, value)
 
 
 def _pull_sum(column: list[Any], node: int, value: float) -> None:
@@ -134,7 +151,7 @@ def _pull_sum(column: list[Any], node: int, value: float) -> None:
         column[node] = column[2 * node] + column[2 * node + 1]
 
 
-def _pull_max(column: list[int], node: int, value: int) -> None:
+def _pull_max(column: list[Any], node: int, value: float) -> None:
     column[node] = value
     while node > 1:
         node >>= 1

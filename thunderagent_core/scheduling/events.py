@@ -27,6 +27,7 @@ class RequestArrived:
         prompt_chars: characters of prompt text, from which tokens are estimated.
         prompt_tokens: exact prompt length in tokens, where the client sent token ids.
         patience_s: seconds that the client will wait for the first byte, where it says.
+        environments: it declared tool environments of its program.
     """
 
     request_id: str
@@ -35,6 +36,7 @@ class RequestArrived:
     prompt_chars: int = 0
     prompt_tokens: int | None = None
     patience_s: float | None = None
+    environments: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,37 @@ class ForwardFailed:
 
 @dataclass(frozen=True, slots=True)
 class ProgramRegistered:
-    """A client announced a program before its first request. ``priority``: lower runs earlier, as in vLLM."""
+    """A client announced a program before its first request. ``priority``: lower runs earlier, as in vLLM.
+
+    ``environments``: it has tool environments that are to be made.
+    """
 
     program_id: str
     parent_id: str | None = None
     group: str | None = None
     priority: int = 0
+    environments: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentsWanted:
+    """A live program has environments that do not exist: declared only now, or dropped for want of disk."""
+
+    program_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentReady:
+    """All environments of a program are made."""
+
+    program_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentFailed:
+    """An environment of a program could not be made. The program runs on; its tools are told."""
+
+    program_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +193,9 @@ Event = (
     | RequestEnded
     | ForwardFailed
     | ProgramRegistered
+    | EnvironmentsWanted
+    | EnvironmentReady
+    | EnvironmentFailed
     | ProgramReleased
     | ToolStarted
     | ToolEnded

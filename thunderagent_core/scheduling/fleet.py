@@ -14,9 +14,10 @@ _MODELS_REMEMBERED = 64
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Where requests for one model may go now, and the largest pool among those, in tokens."""
+    """Where requests for one model may go now, and the smallest and the largest pool among those, in tokens."""
 
     backends: tuple[Backend, ...]
+    smallest_tokens: int
     largest_tokens: int
 
 
@@ -53,10 +54,24 @@ class Fleet:
         return choice
 
     def fits_somewhere(self, model: str | None, tokens: int) -> bool:
-        """Whether any backend for ``model`` is large enough, be it open or not."""
-        return any(tokens <= b.capacity_tokens for b in self.by_id.values() if b.serves(model))
+        """Whether any backend for ``model`` may be large enough, be it open or not; one never sampled may be."""
+        return any(tokens <= (b.capacity_tokens or tokens) for b in self.by_id.values() if b.serves(model))
+
+    def for_program(self, model: str | None, tokens: int) -> tuple[Backend, ...]:
+        """Return the open backends for ``model`` whose pool holds ``tokens``.
+
+        Where it is too large for all of these it waits for a larger one that is down; without such a one any will do,
+        because sizes are estimates and the engine is to judge.
+        """
+        choice = self.choice(model)
+        if tokens <= choice.smallest_tokens:
+            return choice.backends
+        if tokens <= choice.largest_tokens:
+            return tuple(backend for backend in choice.backends if tokens <= backend.capacity_tokens)
+        return () if self.fits_somewhere(model, tokens) else choice.backends
 
     def _look_up(self, model: str | None) -> Choice:
         serving = [backend for backend in self.by_id.values() if backend.serves(model)]
         backends = tuple(backend for backend in serving or self.by_id.values() if backend.open)
-        return Choice(backends, max((backend.capacity_tokens for backend in backends), default=0))
+        sizes = [backend.capacity_tokens for backend in backends] or [0]
+        return Choice(backends, min(sizes), max(sizes))

@@ -25,6 +25,18 @@ class Status(StrEnum):
     TERMINATED = "terminated"
 
 
+class Preparation(StrEnum):
+    """How far a program's tool environments are, taken together."""
+
+    NONE = "none"
+    """It has none."""
+    WANTED = "wanted"
+    """It has some that are not made, and nobody was told to make them yet."""
+    ORDERED = "ordered"
+    READY = "ready"
+    FAILED = "failed"
+
+
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.PAUSED: frozenset({Status.ACTIVE, Status.TERMINATED}),
     Status.ACTIVE: frozenset({Status.PAUSED, Status.TERMINATED}),
@@ -44,7 +56,8 @@ class IllegalTransitionError(Exception):
 class Request:
     """One open request: waiting for a place (``backend`` None) or in flight at an engine.
 
-    ``tokens`` is its context so far: prompt, estimated until the engine says, and what was generated.
+    ``tokens`` is its context so far: prompt, estimated until the engine says, and what was generated. ``waited_s`` is
+    for how long it had been held when it was last forwarded.
     """
 
     id: str
@@ -56,6 +69,7 @@ class Request:
     give_up_at: float | None = None
     backend: Backend | None = None
     generated: int = 0
+    waited_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -71,12 +85,13 @@ class Program:
         status: s.
         backend: L, where it is placed while ACTIVE.
         marked: why it is to be paused as soon as nothing of it is in flight; None: it is not.
+        wish: why it asked to be paused itself while something of it was open, as it may do a moment too early.
         requests: what is open, by request id.
-        model: the model of its latest request.
         settled_tokens: context after its last turn, the largest where requests ran in parallel.
         peak_tokens: the largest context among requests of the present turn that have ended.
         shared_tokens: how much of its first prompt the engine already had from others.
-        chars_per_token: as measured on its last finished turn; 0 before.
+        measured_chars: characters of the last prompt of which the engine told the length.
+        measured_tokens: its length in tokens; 0 before any.
         phase_since: when the present phase began.
         active_at: last request, event or end; the lease runs from here.
         waiting_since: since when it waits; None once it was served.
@@ -85,6 +100,8 @@ class Program:
         home_until: until when that cache is taken to be there.
         tool: the tool that runs, as reported by an adapter.
         interrupted: it waits for a person, so the long lease applies.
+        preparation: how far its tool environments are.
+        ordered_at: when ``Prepare`` was decided last.
     """
 
     id: str
@@ -95,12 +112,13 @@ class Program:
     status: Status = Status.PAUSED
     backend: Backend | None = None
     marked: str | None = None
+    wish: str | None = None
     requests: dict[str, Request] = field(default_factory=dict)
-    model: str | None = None
     settled_tokens: int = 0
     peak_tokens: int = 0
     shared_tokens: int = 0
-    chars_per_token: float = 0.0
+    measured_chars: int = 0
+    measured_tokens: int = 0
     phase_since: float = 0.0
     active_at: float = 0.0
     created_at: float = 0.0
@@ -111,6 +129,8 @@ class Program:
     home_until: float = 0.0
     tool: str | None = None
     interrupted: bool = False
+    preparation: Preparation = Preparation.NONE
+    ordered_at: float = 0.0
     steps: int = 0
     pauses: int = 0
     moves: int = 0
@@ -151,6 +171,11 @@ class Program:
     def held(self) -> list[Request]:
         """Its requests that wait for a place, oldest first."""
         return [request for request in self.requests.values() if request.backend is None]
+
+    @property
+    def first_held(self) -> Request | None:
+        """The request that has been held for longest, or None."""
+        return next((request for request in self.requests.values() if request.backend is None), None)
 
     def change(self, status: Status, now: float, reason: str) -> None:
         """Set the status. Raises IllegalTransitionError where ``TRANSITIONS`` has no such change."""

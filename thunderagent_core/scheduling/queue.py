@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from heapq import heapify
+from typing import TYPE_CHECKING, Any
 
 from thunderagent_core.scheduling.lazy_heap import LazyHeap
 
@@ -14,18 +15,29 @@ if TYPE_CHECKING:
     from thunderagent_core.scheduling.program import Program
 
 
+Key = tuple[int, int, float]
+"""A place in the queue: aged (0) or not (1), priority, time of arrival or score."""
+
+
 @dataclass(slots=True, eq=False)
 class Lane:
     """Waiting programs that can go to the same backends, because they ask for the same model.
 
+    Those that would have to run alone have a lane of their own: nobody is kept waiting for the moment that suits them.
     Where its first program fitted nowhere, ``blocked`` names it and ``wake_at`` says when time alone may change
     that; until then only backends whose load changed need another look.
     """
 
     model: str | None
+    alone: bool
     waiting: LazyHeap[str] = field(default_factory=LazyHeap)
     blocked: str | None = None
     wake_at: float = math.inf
+
+    def first_key(self) -> Any:
+        """Return the key of its first program; None where it holds nobody."""
+        first = self.waiting.first()
+        return None if first is None else first[0]
 
     def unblock(self) -> None:
         """Forget what was found out about the first program."""
@@ -40,7 +52,7 @@ class WaitingQueue:
 
     def __init__(self, age_s: float) -> None:
         self._age_s = age_s
-        self._lanes: dict[str | None, Lane] = {}
+        self._lanes: dict[tuple[str | None, bool], Lane] = {}
         self._lane_of: dict[str, Lane] = {}
 
     def __len__(self) -> int:
@@ -49,23 +61,32 @@ class WaitingQueue:
     def __contains__(self, program_id: str) -> bool:
         return program_id in self._lane_of
 
-    def put(self, program: Program, score: float, now: float) -> None:
-        """Insert a program, or move it to where it belongs now. Smaller scores come first."""
+    def put(self, program: Program, model: str | None, score: float, now: float, *, alone: bool) -> Key:
+        """Insert a program, or move it to where it belongs now, and return its key. Smaller scores come first.
+
+        Args:
+            program: who waits.
+            model: what its oldest held request asks for.
+            score: its place by the policy.
+            now: seconds.
+            alone: it is too large to run beside others.
+        """
         since = now if program.waiting_since is None else program.waiting_since
         aged = now >= since + self._age_s
-        key = (0, 0, since) if aged else (1, program.priority, score)
+        key: Key = (0, 0, since) if aged else (1, program.priority, score)
         lane = self._lane_of.get(program.id)
-        if lane is not None and lane.model != program.model:
+        if lane is not None and (lane.model != model or lane.alone != alone):
             self.drop(program.id)
             lane = None
         if lane is None:
-            lane = self._lanes.get(program.model)
+            lane = self._lanes.get((model, alone))
             if lane is None:
-                lane = self._lanes[program.model] = Lane(program.model)
+                lane = self._lanes[model, alone] = Lane(model, alone)
             self._lane_of[program.id] = lane
         lane.waiting.put(program.id, key)
         if lane.blocked == program.id:
             lane.unblock()  # its size may have changed
+        return key
 
     def drop(self, program_id: str) -> None:
         """Remove a program if it is there."""
@@ -76,11 +97,13 @@ class WaitingQueue:
         if lane.blocked == program_id:
             lane.unblock()
         if not lane.waiting:
-            del self._lanes[lane.model]
+            del self._lanes[lane.model, lane.alone]
 
-    def lanes(self) -> list[Lane]:
-        """Return the lanes that hold anybody."""
-        return list(self._lanes.values())
+    def heads(self) -> list[tuple[Any, int, Lane]]:
+        """Return each lane with the key of its first program, as a heap: whoever is first of all comes out first."""
+        heads = [(lane.first_key(), number, lane) for number, lane in enumerate(self._lanes.values())]
+        heapify(heads)
+        return heads
 
     def unblock(self) -> None:
         """Look again at every lane's first program."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from thunderagent_core.scheduling.backend import most_room
 from thunderagent_core.scheduling.decisions import Reason, Refuse
+from thunderagent_core.scheduling.environment_events import want
 from thunderagent_core.scheduling.events import (
     ForwardFailed,
     Outcome,
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from thunderagent_core.scheduling.backend import Backend
     from thunderagent_core.scheduling.fleet import Choice
 
-_OWN_PREFIX_SHARE = 0.9
-"""A first prompt that was cached beyond this share is taken for a re-run of itself, not for a shared prefix."""
+_OWN_TOKENS = 128
+"""A first prompt that was cached but for fewer tokens is taken for a re-run of itself, not for a shared prefix: what
+is left of a re-run is less than one of the engine's blocks."""
 
 
 class RequestEvents:
@@ -39,12 +41,14 @@ class RequestEvents:
         program = None if event.program_id is None else state.programs.get(event.program_id)
         choice = state.fleet.choice(event.model)
         tokens = state.tokens.estimate(event, program)
-        refusal = self._refusal(event, program, choice, tokens)
+        refusal = self._refusal(event, choice, tokens)
         if refusal is not None:
             state.out.append(refusal)
             return
         if event.program_id is not None:
             program = state.create(event.program_id, now)
+            if event.environments:
+                want(state, program, now)
         request = Request(event.request_id, program, event.model, tokens, event.prompt_chars, now)
         state.requests[request.id] = request
         if event.patience_s is not None:
@@ -54,12 +58,12 @@ class RequestEvents:
         else:
             self._enter(program, request, choice.backends, now)
 
-    def _refusal(self, event: RequestArrived, program: Program | None, choice: Choice, tokens: int) -> Refuse | None:
+    def _refusal(self, event: RequestArrived, choice: Choice, tokens: int) -> Refuse | None:
         if not choice.backends:
             return Refuse(event.program_id, event.request_id, Reason.NO_BACKEND, RETRY_NO_BACKEND_S)
         if tokens <= choice.largest_tokens or event.program_id is None:
             return None  # what is not scheduled is for the engine to judge
-        least = self._state.tokens.at_least(event, program)
+        least = self._state.tokens.at_least(event)
         if least <= choice.largest_tokens or self._state.fleet.fits_somewhere(event.model, least):
             return None  # a large engine that is down may come back: then the answer would not be final
         return Refuse(event.program_id, event.request_id, Reason.TOO_LARGE)
@@ -72,23 +76,19 @@ class RequestEvents:
             state.holds.drop(program.id)
         program.requests[request.id] = request
         program.active_at = now
-        program.model = request.model or program.model
-        program.tool = None
+        program.tool = program.wish = None
         if program.interrupted:
             state.resume(program, now)
         if state.goes_on(program):
             if state.policy.request_level:
-                state.send(request, state.policy.choose(program, backends, now) or backends[0])
+                state.send(request, state.policy.choose(program, backends, now) or backends[0], now)
             state.forward_held(program, now)
         else:
             self._wait(program, request, now)
 
     def _wait(self, program: Program, request: Request, now: float) -> None:
-        state = self._state
-        if request.give_up_at is not None:
-            state.patience.put(request.id, request.give_up_at)
-        state.hold(program, now)
-        state.recount(program, now)
+        self._state.waits.begin(program, request, now)
+        self._state.recount(program, now)
 
     def grew(self, event: TokensGenerated, now: float) -> None:
         """Count generated tokens as they stream, long before usage is known."""
@@ -130,7 +130,7 @@ class RequestEvents:
         others = [backend for backend in self._state.eligible(request.model) if backend.id != failed_id]
         target = most_room(others, now)
         if target is not None:
-            self._state.send(request, target)
+            self._state.send(request, target, now)
         self._state.forward_held(program, now)
 
     def ended(self, event: RequestEnded, now: float) -> None:
@@ -150,12 +150,14 @@ class RequestEvents:
         self._settle(program, request, event)
         state.end_turn(program, now)
         if was_held:
-            state.keep_place(program, now)
+            state.waits.break_off(program, now)
         self._after_end(program, now)
 
     def _after_end(self, program: Program, now: float) -> None:
         if program.marked and not program.in_flight:
             self._state.pause(program, Reason(program.marked), now)
+        elif program.wish and not program.requests and program.backend is not None:
+            self._state.pause(program, Reason(program.wish), now)
         else:
             self._state.recount(program, now)
 
@@ -163,6 +165,8 @@ class RequestEvents:
         """Take over exact usage; an engine's failure charges nothing."""
         if event.outcome is Outcome.COMPLETED:
             self._count_turn(program, event)
+            if request.backend is not None and request.backend is program.home:
+                program.home_generation = request.backend.generation  # it answered, so what it cached is there
         if event.prompt_tokens is not None:
             context = event.prompt_tokens + (event.completion_tokens or request.generated)
         elif event.outcome in {Outcome.COMPLETED, Outcome.DISCONNECTED} and request.backend is not None:
@@ -178,8 +182,7 @@ class RequestEvents:
         program.completion_tokens += event.completion_tokens or 0
         cached = event.cached_tokens or 0
         program.cached_tokens += cached
-        shared = cached < _OWN_PREFIX_SHARE * (event.prompt_tokens or 0)
-        if first and shared and self._state.settings.discount_shared_prefix:
+        if first and cached <= (event.prompt_tokens or 0) - _OWN_TOKENS and self._state.settings.discount_shared_prefix:
             program.shared_tokens = cached
 
     def _send_untracked(self, request: Request, backends: Sequence[Backend], now: float) -> None:
@@ -187,4 +190,4 @@ class RequestEvents:
         if target is None:
             self._state.refuse(request, Reason.NO_BACKEND, RETRY_NO_BACKEND_S, now)
         else:
-            self._state.send(request, target)
+            self._state.send(request, target, now)

@@ -10,6 +10,7 @@ from thunderagent_core.scheduling.admission import Admission
 from thunderagent_core.scheduling.backend import Backend
 from thunderagent_core.scheduling.checks import check_state
 from thunderagent_core.scheduling.decisions import Decision, Detach, Reason
+from thunderagent_core.scheduling.environment_events import EnvironmentEvents, want
 from thunderagent_core.scheduling.requests import RequestEvents
 from thunderagent_core.scheduling.state import RETRY_SOON_S, State
 
@@ -32,9 +33,10 @@ class Scheduler:
         self.policy = policy
         self._state = state = State(policy, settings)
         self._admission = Admission(state)
-        self._timers = (state.patience, state.bounds, state.leases, state.holds)
+        self._timers = (state.waits.patience, state.waits.bounds, state.leases, state.holds, state.reliefs)
         self._now = -math.inf
         self._ticked_at = -math.inf
+        self._environments = environments = EnvironmentEvents(state)
         requests = RequestEvents(state)
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             ev.RequestArrived: requests.arrived,
@@ -42,6 +44,9 @@ class Scheduler:
             ev.RequestEnded: requests.ended,
             ev.ForwardFailed: requests.forward_failed,
             ev.ProgramRegistered: self._registered,
+            ev.EnvironmentsWanted: environments.wanted,
+            ev.EnvironmentReady: environments.ready,
+            ev.EnvironmentFailed: environments.failed,
             ev.ProgramReleased: self._released,
             ev.ToolStarted: self._tool_started,
             ev.ToolEnded: self._tool_ended,
@@ -81,8 +86,9 @@ class Scheduler:
         self._handlers[type(event)](event, now)
         self._expire(now)
         if self._state.draining:
-            self._detach_drained()
+            self._detach_drained(now)
         self._admission.run(now)
+        self._environments.order_next(now)
         decisions, self._state.out = self._state.out, []
         return decisions
 
@@ -105,18 +111,21 @@ class Scheduler:
     def _expire(self, now: float) -> None:
         """Act on every timer that is due."""
         state = self._state
-        while (request_id := state.patience.pop_due(now)) is not None:
+        while (request_id := state.waits.patience.pop_due(now)) is not None:
             request = state.requests[request_id]
             state.refuse(request, Reason.PATIENCE, RETRY_SOON_S, now)
             if request.program is not None:
-                state.keep_place(request.program, now)
+                state.waits.break_off(request.program, now)
                 state.recount(request.program, now)
-        while (program_id := state.bounds.pop_due(now)) is not None:
+        while (program_id := state.waits.bounds.pop_due(now)) is not None:
             self._wait_is_long(state.programs[program_id], now)
         while (program_id := state.leases.pop_due(now)) is not None:
             self._lease_may_end(state.programs[program_id], now)
         while (program_id := state.holds.pop_due(now)) is not None:
             state.pause(state.programs[program_id], Reason.TTL, now)
+        while (backend_id := state.reliefs.pop_due(now)) is not None:
+            if (backend := state.backends.get(backend_id)) is not None:
+                state.touched[backend_id] = backend
 
     def _wait_is_long(self, program: Program, now: float) -> None:
         since = now if program.waiting_since is None else program.waiting_since
@@ -124,7 +133,7 @@ class Scheduler:
         if now >= bound:
             self._admission.force(program, now)
         else:
-            self._state.bounds.put(program.id, bound)
+            self._state.waits.bounds.put(program.id, bound)
             self._state.recount(program, now)
 
     def _lease_may_end(self, program: Program, now: float) -> None:
@@ -144,6 +153,8 @@ class Scheduler:
         program.parent_id, program.group, program.priority = event.parent_id, event.group, event.priority
         program.registered = True
         program.active_at = now
+        if event.environments:
+            want(self._state, program, now)
         self._state.recount(program, now)
 
     def _released(self, event: ev.ProgramReleased, now: float) -> None:
@@ -160,22 +171,30 @@ class Scheduler:
     def _tool_started(self, event: ev.ToolStarted, now: float) -> None:
         if (program := self._known(event.program_id, now)) is not None:
             program.tool = event.tool
+            self._state.resume(program, now)
 
     def _tool_ended(self, event: ev.ToolEnded, now: float) -> None:
         if (program := self._known(event.program_id, now)) is not None and program.tool == event.tool:
             program.tool = None
 
     def _idled(self, event: ev.ProgramIdled, now: float) -> None:
-        if (program := self._known(event.program_id, now)) is not None and not program.requests:
-            self._state.pause(program, Reason.IDLE, now)
+        if (program := self._known(event.program_id, now)) is not None:
+            self._state.resume(program, now)
+            self._let_go(program, Reason.IDLE, now)
 
     def _interrupted(self, event: ev.ProgramInterrupted, now: float) -> None:
         if (program := self._known(event.program_id, now)) is None:
             return
         program.interrupted = True
         self._state.leases.put(program.id, now + self.settings.interrupt_lease_s)
-        if not program.requests:
-            self._state.pause(program, Reason.INTERRUPTED, now)
+        self._let_go(program, Reason.INTERRUPTED, now)
+
+    def _let_go(self, program: Program, reason: Reason, now: float) -> None:
+        """Pause a program that asks for it; what of it is still open may end first, and a new request takes it back."""
+        if program.requests:
+            program.wish = reason
+        else:
+            self._state.pause(program, reason, now)
 
     def _resumed(self, event: ev.ProgramResumed, now: float) -> None:
         if (program := self._known(event.program_id, now)) is not None:
@@ -188,7 +207,7 @@ class Scheduler:
             decay, reserve = self.policy.decay, self.settings.growth_reserve_tokens
             self._state.fleet.add(Backend(event.backend_id, decay, reserve, now))
 
-    def _backend_sampled(self, event: ev.BackendSampled, now: float) -> None:  # noqa: ARG002 - one signature for all
+    def _backend_sampled(self, event: ev.BackendSampled, now: float) -> None:
         backend = self._state.backends.get(event.backend_id)
         if backend is None:
             return
@@ -199,7 +218,16 @@ class Scheduler:
         backend.healthy, backend.capacity_tokens, backend.models = True, event.capacity_tokens, models
         self._state.fleet.changed()
         self._state.touched[backend.id] = backend
-        self._state.queue.unblock()
+        self._reconsider(now)
+
+    def _reconsider(self, now: float) -> None:
+        """After a change of the fleet, look again at everybody who could go nowhere, and at who is too large."""
+        state = self._state
+        for program in list(state.stranded.values()):
+            state.forward_held(program, now)
+        for program_id in list(state.queue.ids()):
+            state.recount(state.programs[program_id], now)
+        state.queue.unblock()
 
     def _backend_lost(self, event: ev.BackendLost, now: float) -> None:
         backend = self._state.backends.get(event.backend_id)
@@ -221,6 +249,7 @@ class Scheduler:
         for program in list(backend.programs.values()):
             self._state.pause(program, reason, now)
         self._state.touched[backend.id] = backend
+        self._reconsider(now)
 
     def _ticked(self, event: ev.Tick, now: float) -> None:  # noqa: ARG002 - as above
         """Look at everything again: the backstop for what no event announced."""
@@ -230,12 +259,12 @@ class Scheduler:
         self._state.touched |= self._state.backends
         self._state.queue.unblock()
 
-    def _detach_drained(self) -> None:
+    def _detach_drained(self, now: float) -> None:
         state = self._state
         for backend_id in sorted(state.draining):
             backend = state.backends[backend_id]
             if not backend.in_flight and not backend.programs:
                 state.draining.remove(backend_id)
                 state.fleet.remove(backend_id)
-                state.queue.unblock()  # a model that nobody serves any more may go anywhere, to be told so
+                self._reconsider(now)  # a model that nobody serves any more may go anywhere, to be told so
                 state.out.append(Detach(backend_id))

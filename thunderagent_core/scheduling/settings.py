@@ -21,6 +21,7 @@ class SchedulerSettings:
         interrupt_lease_s: the same for a program that waits for a person.
         home_window_s: seconds after a pause in which the cache is taken to be still at its last backend.
         discount_shared_prefix: count a prefix that other programs share once instead of for each program.
+        prepare_ahead: waiting programs whose tool environments are made before they are restored, at most.
         cap_programs: policy ``cap``: programs active at once on each backend.
         ttl_s: policy ``ttl``: seconds for which an acting program's cache is held.
     """
@@ -36,5 +37,6 @@ class SchedulerSettings:
     interrupt_lease_s: float = 86400.0
     home_window_s: float = 10.0
     discount_shared_prefix: bool = True
+    prepare_ahead: int = 8
     cap_programs: int = 8
     ttl_s: float = 10.0

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from thunderagent_core.scheduling.backend import UNTRACKED, Backend, most_room
-from thunderagent_core.scheduling.decisions import Decision, Forward, Pause, Reason, Reclaim, Refuse, Restore
+from thunderagent_core.scheduling.decisions import Decision, Forward, Pause, Prepare, Reason, Reclaim, Refuse, Restore
 from thunderagent_core.scheduling.fleet import Fleet
 from thunderagent_core.scheduling.lazy_heap import LazyHeap
-from thunderagent_core.scheduling.program import Program, Request, Status
+from thunderagent_core.scheduling.preparation import PreparationWindow
+from thunderagent_core.scheduling.program import Preparation, Program, Request, Status
 from thunderagent_core.scheduling.queue import WaitingQueue
 from thunderagent_core.scheduling.tokens import TokenEstimator
+from thunderagent_core.scheduling.waits import Waits
 
 if TYPE_CHECKING:
     from thunderagent_core.scheduling.policies.base import Policy
@@ -21,9 +23,6 @@ RETRY_SOON_S = 1.0
 
 RETRY_NO_BACKEND_S = 5.0
 """Retry-After while no engine answers, in seconds."""
-
-PLACE_KEPT_S = 60.0
-"""Seconds for which a program whose wait was broken off keeps its age: twice the longest Retry-After."""
 
 
 class State:
@@ -36,19 +35,21 @@ class State:
         self.requests: dict[str, Request] = {}
         self.fleet = Fleet()
         self.queue = WaitingQueue(settings.max_wait_s / 2)
+        self.window = PreparationWindow(settings.prepare_ahead)
         self.tokens = TokenEstimator()
         self.out: list[Decision] = []
         self.draining: set[str] = set()
         self.touched: dict[str, Backend] = {}
         """Backends whose load changed since the last pass."""
-        self.patience: LazyHeap[str] = LazyHeap()
-        """Held requests by the time at which their client must have an answer."""
-        self.bounds: LazyHeap[str] = LazyHeap()
-        """Programs that wait, by the time at which they age, then by that at which they are forced in."""
+        self.waits = Waits(settings.max_wait_s / 2)
         self.leases: LazyHeap[str] = LazyHeap()
         """Programs by a time before which their lease cannot end."""
         self.holds: LazyHeap[str] = LazyHeap()
         """Acting programs by the end of the policy's hold time."""
+        self.reliefs: LazyHeap[str] = LazyHeap()
+        """Backends by the time at which a program that is marked there may stay after all."""
+        self.stranded: dict[str, Program] = {}
+        """Placed programs that hold a request for which no engine is open."""
 
     @property
     def backends(self) -> dict[str, Backend]:
@@ -82,8 +83,9 @@ class State:
             self._unbind(program)
         program.change(Status.TERMINATED, now, reason)
         del self.programs[program.id]
-        self.queue.drop(program.id)
-        for timers in (self.bounds, self.leases, self.holds):
+        self._unqueue(program)
+        self.stranded.pop(program.id, None)
+        for timers in (self.waits.bounds, self.leases, self.holds):
             timers.drop(program.id)
         self.out.append(Reclaim(program.id, reason))
 
@@ -94,12 +96,17 @@ class State:
         return self.fleet.choice(model).backends
 
     def goes_on(self, program: Program) -> bool:
-        """Whether a new request of the program need not wait."""
-        return program.status is Status.ACTIVE and (not program.marked or self.policy.request_level)
+        """Whether a new request of the program need not wait: one marked for memory waits, one on a lost engine not."""
+        if program.backend is None:
+            return False
+        return not program.marked or self.policy.request_level or not program.backend.open
 
     def place(self, program: Program, backend: Backend, reason: Reason, now: float) -> None:
-        """Restore a program on ``backend`` and forward what it holds."""
-        self.queue.drop(program.id)
+        """Restore a program on ``backend`` and forward what it holds; at the end of its wait, or refuse it."""
+        if program.preparation is Preparation.WANTED:
+            self.order(program, Reason.RESTORED, now)
+        self._unqueue(program)
+        self.window.restored(now)
         moved = program.home is not None and program.home is not backend
         program.moves += moved
         program.change(Status.ACTIVE, now, reason)
@@ -107,7 +114,7 @@ class State:
         program.home_generation = backend.generation
         backend.programs[program.id] = program
         self.out.append(Restore(program.id, backend.id, reason, moved))
-        self.forward_held(program, now)
+        self.forward_held(program, now, last=reason is Reason.WAIT_BOUND)
 
     def pause(self, program: Program, reason: Reason, now: float) -> None:
         """Unbind a program at once, or mark it where something of it is in flight."""
@@ -127,10 +134,10 @@ class State:
         self.out.append(Pause(program.id, backend.id, reason))
         self.recount(program, now)
 
-    def unmark(self, program: Program, now: float) -> None:
+    def unmark(self, program: Program, now: float, *, last: bool = False) -> None:
         """Take back a mark: the program stays, and what it holds goes on."""
         self._clear_mark(program)
-        self.forward_held(program, now)
+        self.forward_held(program, now, last=last)
 
     def _unbind(self, program: Program) -> None:
         backend = program.backend
@@ -142,6 +149,7 @@ class State:
         backend.uncount(program.id)
         self.holds.drop(program.id)
         self.touched[backend.id] = backend
+        self.stranded.pop(program.id, None)
         program.backend = None
 
     def _clear_mark(self, program: Program) -> None:
@@ -153,10 +161,7 @@ class State:
         """Bring totals, victims and queue in line with what the program is now."""
         backend = program.backend
         if backend is None:
-            if program.requests:  # none of them is in flight, or it would be bound
-                self.queue.put(program, self.policy.waiting_key(program), now)
-            else:
-                self.queue.drop(program.id)
+            self._queue(program, now)
             return
         backend.count(program, now)
         self.touched[backend.id] = backend
@@ -164,14 +169,36 @@ class State:
         if key is not None:
             backend.victims.put(program.id, key)
 
+    def _queue(self, program: Program, now: float) -> None:
+        """Put a program that is bound nowhere where it belongs in the queue, or out of it."""
+        first = program.first_held
+        if first is None:
+            self._unqueue(program)
+            return
+        alone = self.policy.runs_alone(program, self.eligible(first.model))
+        key = self.queue.put(program, first.model, self.policy.waiting_key(program), now, alone=alone)
+        self.window.put(program, key)
+
+    def _unqueue(self, program: Program) -> None:
+        self.queue.drop(program.id)
+        self.window.drop(program.id)
+
+    # Tool environments
+
+    def order(self, program: Program, reason: Reason, now: float) -> None:
+        """Have a program's environments made."""
+        program.preparation, program.ordered_at = Preparation.ORDERED, now
+        self.out.append(Prepare(program.id, reason))
+        if program.backend is None:
+            self.recount(program, now)
+
     # Requests
 
-    def send(self, request: Request, backend: Backend) -> None:
+    def send(self, request: Request, backend: Backend, now: float) -> None:
         """Forward one request."""
         request.backend = backend
         backend.in_flight[request.id] = request
-        if request.give_up_at is not None:
-            self.patience.drop(request.id)
+        self.waits.forwarded(request, now)
         program = request.program
         if program is None:
             self.count_untracked(request)
@@ -184,47 +211,35 @@ class State:
             backend.count_untracked(request)
             self.touched[backend.id] = backend
 
-    def forward_held(self, program: Program, now: float) -> None:
-        """Send all that an ACTIVE program holds: to its own backend, or past it where it is closed to the request."""
+    def forward_held(self, program: Program, now: float, *, last: bool = False) -> None:
+        """Send all that an ACTIVE program holds: to its own backend, or past it where it is closed to the request.
+
+        Where no engine is open to a request it stays held, or at the ``last`` is refused.
+        """
         home = program.backend
         if home is None:
             return
         for request in program.held:
             target = home if home.open and home.serves(request.model) else self._other(request, now)
-            if target is None:
+            if target is not None:
+                self.send(request, target, now)
+            elif last:
                 self.refuse(request, Reason.NO_BACKEND, RETRY_NO_BACKEND_S, now)
             else:
-                self.send(request, target)
-        self.end_wait(program, now)
+                self.waits.begin(program, request, now)
+        self._note_stranded(program, now)
         self.recount(program, now)
+
+    def _note_stranded(self, program: Program, now: float) -> None:
+        """Stop the clock of a placed program of which nothing is held, or remember it until an engine opens."""
+        if program.first_held is None:
+            self.stranded.pop(program.id, None)
+            self.waits.end(program, now)
+        else:
+            self.stranded[program.id] = program
 
     def _other(self, request: Request, now: float) -> Backend | None:
         return most_room(self.eligible(request.model), now)
-
-    def hold(self, program: Program, now: float) -> None:
-        """Start the clock of a program that has something held; a wait that was just broken off goes on."""
-        broken_off_at = program.broken_off_at
-        if program.waiting_since is None or (broken_off_at is not None and now > broken_off_at + PLACE_KEPT_S):
-            program.waiting_since = now
-        program.broken_off_at = None
-        if program.id not in self.bounds:
-            self.bounds.put(program.id, program.waiting_since + self.settings.max_wait_s / 2)
-
-    def keep_place(self, program: Program, now: float) -> None:
-        """Stop the bound of a program of which nothing is held any more, but let a prompt retry take its place."""
-        if program.waiting_since is not None and not program.held:
-            self.bounds.drop(program.id)
-            program.broken_off_at = now
-
-    def end_wait(self, program: Program, now: float) -> None:
-        """Stop the clock of a program of which nothing is held any more."""
-        if program.waiting_since is None:
-            return
-        waited = (now if program.broken_off_at is None else program.broken_off_at) - program.waiting_since
-        program.waited_s += waited
-        program.longest_wait_s = max(program.longest_wait_s, waited)
-        program.waiting_since = None
-        self.bounds.drop(program.id)
 
     def refuse(self, request: Request, reason: Reason, retry_after_s: float | None, now: float) -> None:
         """Answer a held request with an error; that is its end."""
@@ -248,11 +263,14 @@ class State:
         """Take a request out of every table."""
         del self.requests[request.id]
         if request.give_up_at is not None:
-            self.patience.drop(request.id)
+            self.waits.patience.drop(request.id)
         if request.backend is not None:
             request.backend.in_flight.pop(request.id, None)
             self.touched[request.backend.id] = request.backend
-        if request.program is not None:
-            request.program.requests.pop(request.id, None)
+        program = request.program
+        if program is not None:
+            program.requests.pop(request.id, None)
+            if program.first_held is None:
+                self.stranded.pop(program.id, None)
         elif request.backend is not None:
             request.backend.uncount(UNTRACKED + request.id)

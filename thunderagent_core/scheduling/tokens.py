@@ -1,4 +1,4 @@
-"""Text to tokens before the engine has told us: measured characters per token, per program and per model."""
+"""Text to tokens before the engine has told us: from the program's last exact count, else by characters per token."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 DEFAULT_CHARS_PER_TOKEN = 4.0
 """English prose and code under today's tokenizers lie between 3 and 5."""
 
+_LIKELY_RATIOS = 1.0, 8.0
+"""Characters per token that text has. What lies outside was no text: pictures, or mostly the chat template."""
+
+_TELLING_TOKENS = 256
+"""A shorter prompt is template more than text, so it teaches no ratio."""
+
 _SMOOTHING = 0.1
 """Share of the newest measurement in a model's running mean."""
-
-_UNMEASURED_SLACK = 2.0
-"""An estimate without any measurement may be too high by this factor."""
-
-_MEASURED_SLACK = 1.25
-"""The same for an estimate from a measured ratio: new text may be denser than the old."""
 
 
 class TokenEstimator:
@@ -35,26 +35,33 @@ class TokenEstimator:
         return self._models.get(model, DEFAULT_CHARS_PER_TOKEN)
 
     def estimate(self, event: RequestArrived, program: Program | None) -> int:
-        """Return the likely prompt length in tokens; exact where the client sent token ids."""
+        """Return the likely prompt length in tokens; exact where the client sent token ids.
+
+        An agent's prompt is its last one and a little more, so only the difference is estimated: what the template,
+        pictures and dense text took was measured with the last one.
+        """
         if event.prompt_tokens is not None:
             return max(1, event.prompt_tokens)
-        ratio = program.chars_per_token if program is not None else 0.0
-        return max(1, math.ceil(event.prompt_chars / (ratio or self.chars_per_token(event.model))))
+        chars, ratio = event.prompt_chars, self.chars_per_token(event.model)
+        if program is None or not program.measured_tokens:
+            return max(1, math.ceil(chars / ratio))
+        if chars >= program.measured_chars:
+            return program.measured_tokens + math.ceil((chars - program.measured_chars) / ratio)
+        return max(1, math.ceil(chars * program.measured_tokens / program.measured_chars))
 
-    def at_least(self, event: RequestArrived, program: Program | None) -> int:
-        """Return a length in tokens that the prompt hardly undercuts; on it alone may a request be refused."""
-        estimate = self.estimate(event, program)
-        if event.prompt_tokens is not None:
-            return estimate
-        measured = event.model in self._models or (program is not None and program.chars_per_token > 0)
-        return int(estimate / (_MEASURED_SLACK if measured else _UNMEASURED_SLACK))
+    def at_least(self, event: RequestArrived) -> int:
+        """Return a length in tokens that the prompt cannot undercut; on it alone may a request be refused for good."""
+        return event.prompt_tokens if event.prompt_tokens is not None else int(event.prompt_chars / _LIKELY_RATIOS[1])
 
     def learn(self, program: Program | None, model: str | None, chars: int, prompt_tokens: int) -> None:
         """Take in that ``chars`` characters were ``prompt_tokens`` tokens."""
         if chars <= 0 or prompt_tokens <= 0:
             return
-        ratio = chars / prompt_tokens
         if program is not None:
-            program.chars_per_token = ratio
+            program.measured_chars, program.measured_tokens = chars, prompt_tokens
+        least, most = _LIKELY_RATIOS
+        ratio = chars / prompt_tokens
+        if prompt_tokens < _TELLING_TOKENS or not least <= ratio <= most:
+            return
         old = self._models.get(model)
         self._models[model] = ratio if old is None else old + _SMOOTHING * (ratio - old)

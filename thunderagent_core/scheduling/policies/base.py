@@ -31,7 +31,7 @@ class Policy(Protocol):
         """Return the program's place among its backend's victims; smaller is paused first, None never."""
         ...
 
-    def over(self, backend: Backend, now: float, extra_tokens: int = 0) -> bool:
+    def over(self, backend: Backend, now: float, extra_tokens: float = 0) -> bool:
         """Tell whether a program of ``backend`` has to be paused, if it held ``extra_tokens`` more."""
         ...
 
@@ -41,6 +41,14 @@ class Policy(Protocol):
 
     def wait_s(self, program: Program, backend: Backend, now: float) -> float | None:
         """Seconds after which time alone may let ``program`` fit on ``backend``; None: only an event can."""
+        ...
+
+    def relief_s(self, program: Program, backend: Backend, now: float) -> float | None:
+        """Seconds after which time alone lets ``program``, marked for pause there, stay; None: only an event can."""
+        ...
+
+    def runs_alone(self, program: Program, backends: Sequence[Backend]) -> bool:
+        """Whether ``program`` is too large to run beside others on any of ``backends``."""
         ...
 
 

@@ -34,13 +34,21 @@ class _Baseline:
         """No program is a victim."""
         return None
 
-    def over(self, backend: Backend, now: float, extra_tokens: int = 0) -> bool:  # noqa: ARG002 - as above
+    def over(self, backend: Backend, now: float, extra_tokens: float = 0) -> bool:  # noqa: ARG002 - as above
         """Memory is left to the engine."""
         return False
 
     def wait_s(self, program: Program, backend: Backend, now: float) -> float | None:  # noqa: ARG002 - as above
         """Only events make room."""
         return None
+
+    def relief_s(self, program: Program, backend: Backend, now: float) -> float | None:  # noqa: ARG002 - as above
+        """Nobody is marked for want of memory."""
+        return None
+
+    def runs_alone(self, program: Program, backends: Sequence[Backend]) -> bool:  # noqa: ARG002 - as above
+        """Size plays no part."""
+        return False
 
 
 class PassthroughPolicy(_Baseline):
@@ -87,13 +95,22 @@ class TtlPolicy(_Baseline):
 
     def choose(self, program: Program, backends: Sequence[Backend], now: float) -> Backend | None:
         """Prefer the backend that still has the cache, else the one with the most room."""
-        free = [backend for backend in backends if self._fits(program, backend, now)]
         home = cached_at_home(program, now)
+        if self.runs_alone(program, backends):
+            free = [backend for backend in backends if not backend.programs]
+        else:
+            free = [backend for backend in backends if self._fits(program, backend, now)]
         return home if home in free else most_room(free, now)
 
+    def runs_alone(self, program: Program, backends: Sequence[Backend]) -> bool:
+        """Tell whether it is larger than any pool by itself; nothing is paused for it, so it waits for an empty one."""
+        return all(backend.alone(program) > self._limit(backend) for backend in backends)
+
     def _fits(self, program: Program, backend: Backend, now: float) -> bool:
-        room = self.settings.high_watermark * backend.capacity_tokens - backend.need(program)
-        return backend.used(now) <= max(0.0, room)
+        return backend.used(now) + backend.need(program, now) <= self._limit(backend)
+
+    def _limit(self, backend: Backend) -> float:
+        return self.settings.high_watermark * backend.capacity_tokens
 
 
 def fewest_requests(backends: Sequence[Backend]) -> Backend | None:

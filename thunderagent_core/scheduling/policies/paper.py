@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from thunderagent_core.scheduling.settings import SchedulerSettings
 
 
-def thrashing(backend: Backend, now: float, high_watermark: float, extra_tokens: int = 0) -> bool:
+def thrashing(backend: Backend, now: float, high_watermark: float, extra_tokens: float = 0) -> bool:
     """λ_max·C < Σ_{τ=R} c_p + Σ_{τ=A} c_q·f(t_q): eq 7, and eq 6 where f is 1."""
     return backend.demand(now) + extra_tokens > high_watermark * backend.capacity_tokens
 
@@ -56,24 +56,34 @@ class PaperPolicy:
         """Order by eq 11."""
         return -pause_score(program)
 
-    def over(self, backend: Backend, now: float, extra_tokens: int = 0) -> bool:
+    def over(self, backend: Backend, now: float, extra_tokens: float = 0) -> bool:
         """Test eq 7."""
         return thrashing(backend, now, self._high, extra_tokens)
 
     def choose(self, program: Program, backends: Sequence[Backend], now: float) -> Backend | None:
         """Prefer the backend that still has the cache, else the one with the most room."""
         home = cached_at_home(program, now)
-        free = [backend for backend in backends if backend.used(now) <= self._room(program, backend)]
+        if self.runs_alone(program, backends):
+            free = [backend for backend in backends if backend.quiet]
+        else:
+            free = [backend for backend in backends if self._fits(program, backend, now)]
         return home if home in free else most_room(free, now)
+
+    def runs_alone(self, program: Program, backends: Sequence[Backend]) -> bool:
+        """Tell whether it exceeds λ_max·C by itself: it waits for a moment at which it has nobody to disturb."""
+        return all(backend.alone(program) > self._high * backend.capacity_tokens for backend in backends)
+
+    def _fits(self, program: Program, backend: Backend, now: float) -> bool:
+        """Restore while Σ ≤ λ_min·C, if Σ ≤ λ_max·C afterwards."""
+        used, capacity = backend.used(now), backend.capacity_tokens
+        return used <= self._low * capacity and used + backend.need(program, now) <= self._high * capacity
 
     def wait_s(self, program: Program, backend: Backend, now: float) -> float | None:
         """Solve the restore condition for the time at which acting programs have decayed enough."""
-        return backend.time_until(self._room(program, backend), now)
+        below_low = backend.time_until(self._low * backend.capacity_tokens, now)
+        below_high = backend.time_until(self._high * backend.capacity_tokens, now, program)
+        return None if below_low is None or below_high is None else max(below_low, below_high)
 
-    def _room(self, program: Program, backend: Backend) -> float:
-        """Highest present demand in tokens at which ``program`` may still be restored on ``backend``.
-
-        It is at least one token: what is larger than λ_max·C runs once the others have decayed, rather than never.
-        """
-        capacity = backend.capacity_tokens
-        return max(1.0, min(self._low * capacity, self._high * capacity - backend.need(program)))
+    def relief_s(self, program: Program, backend: Backend, now: float) -> float | None:
+        """Solve eq 7 for the time at which there is room for a program that was marked."""
+        return backend.time_until(self._high * backend.capacity_tokens, now, program, leaving=False)

@@ -101,9 +101,18 @@ class Shell(RuleBasedStateMachine):
     def end_again(self, at: int) -> None:
         self._act(ev.RequestEnded(_pick(self.driver.ends, at), Outcome.COMPLETED, 100, 10, 0))
 
-    @rule(program=programs, priority=st.integers(-2, 2), environments=st.booleans())
-    def register(self, program: str, priority: int, environments: bool) -> None:
-        self._act(ev.ProgramRegistered(program, priority=priority, environments=environments))
+    @rule(
+        program=programs,
+        parent=st.none() | programs,
+        priority=st.integers(-2, 2),
+        environments=st.booleans(),
+    )
+    def register(self, program: str, parent: str | None, priority: int, environments: bool) -> None:
+        self._act(ev.ProgramRegistered(program, parent, priority=priority, environments=environments))
+
+    @rule(program=programs, parent=st.none() | programs)
+    def find(self, program: str, parent: str | None) -> None:
+        self._act(ev.ProgramFound(program, parent))
 
     @rule(program=programs, size=sizes)
     def arrive_with_environments(self, program: str, size: int) -> None:

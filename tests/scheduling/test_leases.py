@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from thunderagent_core.scheduling.decisions import Forward, Pause, Reason, Reclaim, Restore
+from thunderagent_core.scheduling.decisions import Forward, Pause, Prepare, Reason, Reclaim, Refuse, Restore
 from thunderagent_core.scheduling.events import (
     Outcome,
+    ProgramFound,
     ProgramIdled,
     ProgramInterrupted,
     ProgramRegistered,
@@ -180,3 +181,46 @@ def test_with_nothing_to_watch_no_timer_is_armed(drive) -> None:
     assert shell.scheduler.next_deadline() is not None
     shell.release("p")
     assert shell.scheduler.next_deadline() is None
+
+
+def test_the_end_of_a_program_ends_all_that_it_started(shell: Driver) -> None:
+    for program, parent in (("child", "parent"), ("grandchild", "child"), ("other", "elsewhere")):
+        shell.on(ProgramRegistered(program, parent))
+    shell.arrive("r1", "parent", 6_000)
+    shell.arrive("r2", "grandchild", 6_000)
+    told = shell.release("parent")
+    assert Refuse("grandchild", "r2", Reason.RELEASED) in told
+    reasons = {decision.program_id: decision.reason for decision in told if isinstance(decision, Reclaim)}
+    assert reasons == {"parent": "released", "child": Reason.PARENT, "grandchild": Reason.PARENT}
+    assert set(shell.scheduler.programs) == {"other"}
+
+
+def test_a_family_that_goes_round_in_a_circle_ends_once(shell: Driver) -> None:
+    shell.on(ProgramRegistered("p", "q"))
+    shell.on(ProgramRegistered("q", "p"))
+    assert sorted(decision.program_id for decision in shell.release("p")) == ["p", "q"]
+
+
+def test_a_program_lives_as_long_as_those_it_started(drive) -> None:
+    """While a sub-agent works, the agent that waits for it sends nothing."""
+    shell = drive(idle_lease_s=600.0)
+    shell.backend("a", 10_000)
+    shell.turn("parent", 100)
+    shell.on(ProgramRegistered("child", "parent"))
+    for _ in range(4):
+        shell.wait(500)
+        shell.turn("child", 100)
+    assert "parent" in shell.scheduler.programs
+    shell.release("child")
+    told = shell.wait(1_200)
+    assert [decision for _, decision in told] == [Reclaim("parent", Reason.LEASE)]
+
+
+def test_a_program_of_an_earlier_server_lives_on_and_its_lease_runs(shell: Driver) -> None:
+    assert shell.on(ProgramFound("p", "parent")) == []
+    assert shell.program("p").parent_id == "parent"
+    assert shell.arrive("r1", "p", 100)[0] == Prepare("p", Reason.RESTORED)
+    shell.on(ProgramFound("p"))
+    assert shell.program("p").parent_id == "parent", "what is known stays"
+    shell.end("r1", 100, 1)
+    assert shell.wait(1_801) == [(1_800.0, Reclaim("p", Reason.LEASE))]

@@ -25,6 +25,8 @@ def check_state(state: State, now: float) -> None:
     _check_requests(state)
     assert set(state.queue.ids()) == {p.id for p in state.programs.values() if p.backend is None and p.requests}
     _check_preparation(state)
+    children = {(p.parent_id, p.id) for p in state.programs.values() if p.parent_id is not None}
+    assert state.family.pairs() == children
     assert set(state.leases.items()) == set(state.programs), "every program has a lease"
     assert not state.touched, "an event leaves nothing half done"
     for program in state.stranded.values():

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     BACKEND_DRAINING = "backend draining"
     RELEASED = "released"
     LEASE = "lease ran out"
+    PARENT = "its parent ended"
     PATIENCE = "client would time out"
     NO_BACKEND = "no healthy backend"
     TOO_LARGE = "context fits no backend"

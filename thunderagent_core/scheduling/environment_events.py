@@ -8,7 +8,12 @@ from thunderagent_core.scheduling.decisions import Reason
 from thunderagent_core.scheduling.program import Preparation, Status
 
 if TYPE_CHECKING:
-    from thunderagent_core.scheduling.events import EnvironmentFailed, EnvironmentReady, EnvironmentsWanted
+    from thunderagent_core.scheduling.events import (
+        EnvironmentFailed,
+        EnvironmentReady,
+        EnvironmentsWanted,
+        ProgramFound,
+    )
     from thunderagent_core.scheduling.program import Program
     from thunderagent_core.scheduling.state import State
 
@@ -27,6 +32,13 @@ class EnvironmentEvents:
 
     def __init__(self, state: State) -> None:
         self._state = state
+
+    def found(self, event: ProgramFound, now: float) -> None:
+        """Take up a program of an earlier server; its environments are to run again when it comes back."""
+        if event.program_id not in self._state.programs:
+            program = self._state.create(event.program_id, now)
+            self._state.family.adopt(program, event.parent_id)
+            want(self._state, program, now)
 
     def wanted(self, event: EnvironmentsWanted, now: float) -> None:
         """Have them made in time."""

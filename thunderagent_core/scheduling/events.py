@@ -81,6 +81,14 @@ class ProgramRegistered:
 
 
 @dataclass(frozen=True, slots=True)
+class ProgramFound:
+    """A program that was live under an earlier server still has environments: its lease runs from now on."""
+
+    program_id: str
+    parent_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EnvironmentsWanted:
     """A live program has environments that do not exist: declared only now, or dropped for want of disk."""
 
@@ -193,6 +201,7 @@ Event = (
     | RequestEnded
     | ForwardFailed
     | ProgramRegistered
+    | ProgramFound
     | EnvironmentsWanted
     | EnvironmentReady
     | EnvironmentFailed

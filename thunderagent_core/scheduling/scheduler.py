@@ -44,6 +44,7 @@ class Scheduler:
             ev.RequestEnded: requests.ended,
             ev.ForwardFailed: requests.forward_failed,
             ev.ProgramRegistered: self._registered,
+            ev.ProgramFound: environments.found,
             ev.EnvironmentsWanted: environments.wanted,
             ev.EnvironmentReady: environments.ready,
             ev.EnvironmentFailed: environments.failed,
@@ -139,8 +140,8 @@ class Scheduler:
     def _lease_may_end(self, program: Program, now: float) -> None:
         lease = self.settings.interrupt_lease_s if program.interrupted else self.settings.idle_lease_s
         ends = program.active_at + lease
-        if program.requests:
-            self._state.leases.put(program.id, now + lease)
+        if program.requests or program.id in self._state.family:
+            self._state.leases.put(program.id, now + lease)  # it works, or waits for those that it started
         elif now >= ends:
             self._state.terminate(program, Reason.LEASE, now)
         else:
@@ -150,8 +151,8 @@ class Scheduler:
 
     def _registered(self, event: ev.ProgramRegistered, now: float) -> None:
         program = self._state.create(event.program_id, now)
-        program.parent_id, program.group, program.priority = event.parent_id, event.group, event.priority
-        program.registered = True
+        self._state.family.adopt(program, event.parent_id)
+        program.group, program.priority, program.registered = event.group, event.priority, True
         program.active_at = now
         if event.environments:
             want(self._state, program, now)

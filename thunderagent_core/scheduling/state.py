@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from thunderagent_core.scheduling.backend import UNTRACKED, Backend, most_room
 from thunderagent_core.scheduling.decisions import Decision, Forward, Pause, Prepare, Reason, Reclaim, Refuse, Restore
+from thunderagent_core.scheduling.family import Family
 from thunderagent_core.scheduling.fleet import Fleet
 from thunderagent_core.scheduling.lazy_heap import LazyHeap
 from thunderagent_core.scheduling.preparation import PreparationWindow
@@ -48,6 +49,7 @@ class State:
         """Acting programs by the end of the policy's hold time."""
         self.reliefs: LazyHeap[str] = LazyHeap()
         """Backends by the time at which a program that is marked there may stay after all."""
+        self.family = Family()
         self.stranded: dict[str, Program] = {}
         """Placed programs that hold a request for which no engine is open."""
 
@@ -73,7 +75,17 @@ class State:
         self.leases.put(program.id, now + self.settings.idle_lease_s)
 
     def terminate(self, program: Program, reason: str, now: float) -> None:
-        """End a program: refuse what waits, let what is in flight run on untracked, forget the rest."""
+        """End a program, and all that it started."""
+        ending = [(program, reason)]
+        while ending:
+            one, why = ending.pop()
+            if one.id not in self.programs:
+                continue  # it was its own ancestor
+            ending += [(self.programs[child], Reason.PARENT) for child in self.family.children(one.id)]
+            self._end(one, why, now)
+
+    def _end(self, program: Program, reason: str, now: float) -> None:
+        """End one program: refuse what waits, let what is in flight run on untracked, forget the rest."""
         for request in program.held:
             self.refuse(request, Reason.RELEASED, None, now)
         for request in program.requests.values():
@@ -83,6 +95,7 @@ class State:
             self._unbind(program)
         program.change(Status.TERMINATED, now, reason)
         del self.programs[program.id]
+        self.family.leave(program)
         self._unqueue(program)
         self.stranded.pop(program.id, None)
         for timers in (self.waits.bounds, self.leases, self.holds):

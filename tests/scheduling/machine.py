@@ -29,6 +29,8 @@ sizes = st.integers(1, 6_000)
 usage = st.tuples(st.integers(1, 8_000), st.integers(0, 1_000), st.integers(0, 8_000))
 served = st.sampled_from([(), (), (), ("small",), ("small", "large")])
 
+ENVIRONMENT_EVENTS = [ev.EnvironmentsWanted, ev.EnvironmentReady, ev.EnvironmentFailed, ev.EnvironmentUsed]
+
 settings_of_a_run = st.fixed_dictionaries(
     {
         "tick_s": st.sampled_from([0.5, 1.0, 30.0]),
@@ -118,7 +120,10 @@ class Shell(RuleBasedStateMachine):
     def arrive_with_environments(self, program: str, size: int) -> None:
         self._arrive(program, prompt_chars=4 * size, environments=True)
 
-    @rule(program=programs, kind=st.sampled_from([ev.EnvironmentsWanted, ev.EnvironmentReady, ev.EnvironmentFailed]))
+    @rule(
+        program=programs,
+        kind=st.sampled_from([ev.EnvironmentsWanted, ev.EnvironmentReady, ev.EnvironmentFailed, ev.EnvironmentUsed]),
+    )
     def tell_of_environments(self, program: str, kind: Callable[[str], ev.Event]) -> None:
         self._act(kind(program))
 

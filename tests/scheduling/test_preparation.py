@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from thunderagent_core.scheduling.decisions import Forward, Pause, Prepare, Reason, Restore
+from thunderagent_core.scheduling.decisions import Forward, Pause, Prepare, Reason, Reclaim, Restore
 from thunderagent_core.scheduling.events import (
     EnvironmentFailed,
     EnvironmentReady,
     EnvironmentsWanted,
+    EnvironmentUsed,
     Outcome,
     ProgramIdled,
     ProgramRegistered,
@@ -130,6 +131,16 @@ def test_nothing_is_ordered_twice(drive, word) -> None:
 
 
 def test_words_about_environments_of_unknown_programs_mean_nothing(shell: Driver) -> None:
-    for kind in (EnvironmentsWanted, EnvironmentReady, EnvironmentFailed):
+    for kind in (EnvironmentsWanted, EnvironmentReady, EnvironmentFailed, EnvironmentUsed):
         assert shell.on(kind("ghost")) == []
     assert shell.scheduler.programs == {}
+
+
+def test_work_in_an_environment_keeps_the_program_alive(drive) -> None:
+    shell = drive(idle_lease_s=600.0)
+    shell.backend("a", 10_000)
+    shell.turn("p", 1_000)
+    for _ in range(3):
+        shell.wait(500)
+        shell.on(EnvironmentUsed("p"))
+    assert shell.wait(700) == [(2_100.0, Reclaim("p", Reason.LEASE))]

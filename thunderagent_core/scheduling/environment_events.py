@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         EnvironmentFailed,
         EnvironmentReady,
         EnvironmentsWanted,
+        EnvironmentUsed,
         ProgramFound,
     )
     from thunderagent_core.scheduling.program import Program
@@ -44,6 +45,11 @@ class EnvironmentEvents:
         """Have them made in time."""
         if (program := self._state.programs.get(event.program_id)) is not None:
             want(self._state, program, now)
+
+    def used(self, event: EnvironmentUsed, now: float) -> None:
+        """Renew the lease; a program that waits for a person keeps its longer one."""
+        if (program := self._state.programs.get(event.program_id)) is not None:
+            program.active_at = now
 
     def ready(self, event: EnvironmentReady, now: float) -> None:
         """Learn how long it took."""

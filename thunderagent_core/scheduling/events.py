@@ -96,6 +96,13 @@ class EnvironmentsWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class EnvironmentUsed:
+    """A command began or ended in one of a program's environments: the program is alive."""
+
+    program_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class EnvironmentReady:
     """All environments of a program are made."""
 
@@ -203,6 +210,7 @@ Event = (
     | ProgramRegistered
     | ProgramFound
     | EnvironmentsWanted
+    | EnvironmentUsed
     | EnvironmentReady
     | EnvironmentFailed
     | ProgramReleased

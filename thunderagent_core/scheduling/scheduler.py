@@ -46,6 +46,7 @@ class Scheduler:
             ev.ProgramRegistered: self._registered,
             ev.ProgramFound: environments.found,
             ev.EnvironmentsWanted: environments.wanted,
+            ev.EnvironmentUsed: environments.used,
             ev.EnvironmentReady: environments.ready,
             ev.EnvironmentFailed: environments.failed,
             ev.ProgramReleased: self._released,

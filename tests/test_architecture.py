@@ -148,7 +148,7 @@ def test_no_file_is_a_drawer_for_everything() -> None:
 
 
 def test_no_test_may_be_passed_over() -> None:
-    forbidden = {"skip", "skipif", "importorskip", "xfail", "skipTest", "skipUnless", "skipIf"}
+    forbidden = {"skip", "skipif", "importorskip", "xfail", "skipTest", "skipUnless", "skipIf", "SkipTest"}
     used = []
     for path in _files("tests"):
         for node in ast.walk(_tree(path)):

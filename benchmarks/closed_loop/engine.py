@@ -24,6 +24,7 @@ _OK: Final = 200
 _BLOCK_TOKENS: Final = 32
 _POLL_TIMEOUT_S: Final = 30.0
 _QUIET_S: Final = 120.0
+_HELD_S: Final = 60.0
 _PROBE_TOKENS: Final = 2000
 
 
@@ -111,14 +112,29 @@ async def look_at(url: str, *, origin: str, speed: float = 1.0) -> Engine:
 
 
 async def refresh(engine: Engine) -> None:
-    """Wait until nothing runs on the engine, then empty its prefix cache. Raises UnusableEngineError."""
+    """Wait until nothing runs on the engine, then empty its prefix cache.
+
+    Raises:
+        UnusableEngineError: it does not answer, goes on answering requests, or holds blocks of its cache.
+    """
     try:
         async with asyncio.timeout(_QUIET_S):
             while (sample := await _sample(engine.url)).running or sample.waiting:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.1)
     except TimeoutError:
         raise UnusableEngineError(f"{engine.url} still has requests to answer after {_QUIET_S:g} s") from None
-    await _ask(engine.url, "POST", "/reset_prefix_cache")
+    try:
+        async with asyncio.timeout(_HELD_S):
+            while not await _reset(engine.url):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise UnusableEngineError(f"{engine.url} still holds blocks of its cache after {_HELD_S:g} s") from None
+
+
+async def _reset(url: str) -> bool:
+    """Ask once; return whether the cache is empty now: blocks of a request that has just ended may still be held."""
+    answer = await _ask(url, "POST", "/reset_prefix_cache")
+    return not isinstance(answer, dict) or bool(answer.get("success", True))  # older ones answer with nothing
 
 
 async def _sample(url: str) -> EngineSample:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import subprocess
 import sys
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 PROBE_S = 0.25
 CLEAN_UP_S = 60.0
+RESET_S = 60.0
+"""How long blocks may still be held after the requests that held them have ended."""
+
+ANSWER_S = 120.0
 
 
 class EngineStartError(RuntimeError):
@@ -63,6 +68,7 @@ class RealVllm:
         self._layout = layout or Layout.default()
         chosen = EngineOptions(**options)
         self.options = replace(chosen, port=chosen.port or free_port())
+        self._may_move = not chosen.port
         self.log = log or self._layout.cache / "logs" / f"vllm-{self.options.port}.log"
         self._output = output
         self._start_timeout_s = start_timeout_s
@@ -105,12 +111,24 @@ class RealVllm:
         self._layout.require()
         if self._guard is not None:
             raise RuntimeError("the engine is already running")
+        try:
+            self._start()
+        except EngineStartError as error:
+            if not self._may_move or "address already in use" not in str(error).lower():
+                raise
+            # Somebody took the port after we had found it free; nobody has been told of it yet.
+            self.options = replace(self.options, port=free_port())
+            self._start()
+        self._may_move = False
+
+    def _start(self) -> None:
         self._guard = self._start_guard()
         try:
             self._pid = self._read_pid(self._guard)
             self._wait_until_ready(self._guard)
             self._tell(self._guard, b"r")
-            self._read_line(self._guard)
+            if self._read_line(self._guard).strip() != b"noted":
+                raise EngineStartError(f"the engine ended as soon as it was ready{self._last_words()}")
         except BaseException:
             self.kill()
             raise
@@ -129,10 +147,25 @@ class RealVllm:
         self.start()
 
     def reset_prefix_cache(self) -> None:
-        """Empty the prefix cache, as between the arms of a benchmark. Raises RuntimeError if the engine refuses."""
-        status = _request(self.options.port, "POST", "/reset_prefix_cache", timeout_s=30.0)
+        """Empty the prefix cache, as between the arms of a benchmark.
+
+        vLLM says that it could not while a block is held, and those of a request that ended just now still are.
+
+        Raises:
+            RuntimeError: the engine refuses, or holds blocks for a minute.
+        """
+        deadline = time.monotonic() + RESET_S
+        while not self._reset():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the engine did not empty its prefix cache: it held blocks for {RESET_S:g} s")
+            time.sleep(PROBE_S)
+
+    def _reset(self) -> bool:
+        """Ask once; return whether the cache is empty now."""
+        status, body = _request(self.options.port, "POST", "/reset_prefix_cache", timeout_s=ANSWER_S)
         if status != http.client.OK:
             raise RuntimeError(f"the engine did not empty its prefix cache: HTTP status {status}")
+        return json.loads(body)["success"] is True
 
     def wait(self) -> int:
         """Wait for the engine to end and return its exit status, 128 and the signal's number after a signal."""
@@ -175,7 +208,8 @@ class RealVllm:
         while time.monotonic() < deadline:
             if guard.poll() is not None:
                 raise EngineStartError(f"the engine ended with status {guard.returncode}{self._last_words()}")
-            if _request(self.options.port, "GET", "/health", timeout_s=PROBE_S * 8) == http.client.OK:
+            status, _ = _request(self.options.port, "GET", "/health", timeout_s=PROBE_S * 8)
+            if status == http.client.OK:
                 return
             time.sleep(PROBE_S)
         raise EngineStartError(f"the engine was not ready after {self._start_timeout_s:g} s{self._last_words()}")
@@ -211,13 +245,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _request(port: int, method: str, path: str, *, timeout_s: float) -> int:
-    """Return the HTTP status of one request, or 0 where there was no answer."""
+def _request(port: int, method: str, path: str, *, timeout_s: float) -> tuple[int, bytes]:
+    """Return HTTP status and body of one answer, or 0 and nothing where there was none."""
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
     try:
         connection.request(method, path)
-        return connection.getresponse().status
+        answer = connection.getresponse()
+        return answer.status, answer.read()
     except (OSError, http.client.HTTPException):
-        return 0
+        return 0, b""
     finally:
         connection.close()

@@ -21,6 +21,7 @@ import os
 import select
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - where Linux shows named segments; nothing is created there
@@ -106,7 +107,10 @@ def _shared_memory(group: int) -> set[Path]:
 
     An orderly stop frees some of them, depending on which process of the engine is quicker to end.
     """
-    by_inode = {str(path.stat().st_ino): path for path in Path(SHARED_MEMORY).iterdir()}
+    by_inode: dict[str, Path] = {}
+    for path in Path(SHARED_MEMORY).iterdir():
+        with suppress(OSError):  # it was freed while we looked
+            by_inode[str(path.stat().st_ino)] = path
     found: set[Path] = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:

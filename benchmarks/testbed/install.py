@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 """pip brings CUDA builds of these, and they break the import of transformers' models."""
+CONSTRAINTS = Path(__file__).with_name("constraints.txt")
+"""The releases of everything else: most are asked for with a lower bound only, and any new one could break vLLM."""
+
 HEARTBEAT_S = 10.0
 FREE_BYTES = 6 * 1024**3
 
@@ -67,7 +70,7 @@ def _make_environment(layout: Layout, recipe: Recipe, steps: _Steps) -> None:
     steps.run(f"making an environment with {python}", [python, "-m", "venv", str(layout.venv)])
     pip = _pip(layout)
     _install_torch(steps, pip, recipe)
-    steps.run("installing vLLM (about two minutes)", [*pip, "install", *recipe.requirements()])
+    steps.run("installing vLLM (about two minutes)", [*_install(pip), *recipe.requirements()])
     steps.run("removing what breaks it", [*pip, "uninstall", "--yes", *UNWANTED])
     steps.run("checking that it can be imported", [str(layout.python), "-c", "import torch, vllm"])
     write_stamp(layout.venv, asdict(recipe))
@@ -77,9 +80,13 @@ def _pip(layout: Layout) -> list[str]:
     return [str(layout.python), "-m", "pip", "--disable-pip-version-check"]
 
 
+def _install(pip: Sequence[str]) -> list[str]:
+    return [*pip, "install", "--constraint", str(CONSTRAINTS)]
+
+
 def _install_torch(steps: _Steps, pip: Sequence[str], recipe: Recipe) -> None:
     """Install the CPU build from the configured indexes, else from PyTorch's own: PyPI has only CUDA builds."""
-    install = [*pip, "install", f"torch=={recipe.torch}"]
+    install = [*_install(pip), f"torch=={recipe.torch}"]
     try:
         steps.run("installing torch", install)
     except SetupError:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 
 import pytest
 
 from benchmarks import agents
-from benchmarks.closed_loop import report, router
+from benchmarks.closed_loop import calibration, report, router
 from benchmarks.closed_loop.arms import parse_arm
 from benchmarks.closed_loop.calibration import (
     DECODE_BATCHES,
@@ -18,6 +17,7 @@ from benchmarks.closed_loop.calibration import (
     PREFILL_TOKENS,
     Calibration,
     calibrate,
+    fit,
 )
 from benchmarks.closed_loop.engine import EngineChoice, UnusableEngineError, look_at, refresh, running_engine
 from benchmarks.closed_loop.running import Ground
@@ -25,6 +25,7 @@ from benchmarks.closed_loop.session import run_session, schedule
 from thunderagent_core.demo.workload import Workload
 from thunderagent_core.engines.simulated.engine import SimulatedEngine
 from thunderagent_core.engines.simulated.settings import EngineSettings
+from thunderagent_core.engines.simulated.timing import StepLoad, attention_pairs
 
 SMALL = ["--programs", "3", "--turns", "2", "--start-spread-s", "0", "--speed", "100", "--pool-tokens", "4096"]
 LOAD = Workload(programs=2, turns=2, tool_s=0.0, start_spread_s=0.0)
@@ -88,7 +89,7 @@ def stub(tmp_path):
     return write
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_from_the_command_line_to_the_page(tmp_path):
     page = tmp_path / "page.md"
     files = ["--out", str(tmp_path / "agents.json"), "--report", str(page), "--plot", str(tmp_path / "plots")]
@@ -111,10 +112,11 @@ def test_from_the_command_line_to_the_page(tmp_path):
     assert agents.main(["--show", str(tmp_path / "agents.json"), "--check"]) == 1, "the paper itself was not measured"
 
 
-def test_nothing_is_measured_where_there_is_no_engine(tmp_path, capsys):
+def test_nothing_is_measured_where_there_is_no_engine(tmp_path, capsys, closed_port):
     out = tmp_path / "agents.json"
-    assert agents.main(["--backend", "http://127.0.0.1:9", "--arm", "direct", "--out", str(out)]) == 2
-    assert "http://127.0.0.1:9" in capsys.readouterr().err.replace("\n", "")
+    url = f"http://127.0.0.1:{closed_port}"
+    assert agents.main(["--backend", url, "--arm", "direct", "--out", str(out)]) == 2
+    assert url in capsys.readouterr().err.replace("\n", "")
     assert not out.exists()
 
 
@@ -128,21 +130,50 @@ async def test_between_two_runs_the_engine_forgets(simulated, engine):
         await refresh(engine)
 
 
+async def test_blocks_that_are_still_held_are_waited_for(simulated, engine, monkeypatch):
+    await calibrate(engine)
+    empty, asked = simulated.model.reset_prefix_cache, []
+
+    def held_twice(**options):
+        asked.append(options)
+        return len(asked) > 2 and empty(**options)
+
+    monkeypatch.setattr(simulated.model, "reset_prefix_cache", held_twice)
+    await refresh(engine)
+    assert len(asked) == 3
+    assert not simulated.model.pool.cached_hashes
+
+
 async def test_an_engine_that_is_started_is_as_large_as_asked():
     async with running_engine(EngineChoice(simulated=True, pool_tokens=2048, speed=50)) as engine:
         assert (engine.capacity_tokens, engine.block_tokens, engine.chars_per_token) == (2048, 32, 4.0)
 
 
-async def test_calibration_asks_for_prefills_and_for_batches(simulated, engine):
-    found = await calibrate(engine)
-    assert min(asdict(found).values()) >= 0 < found.step_fixed_s
-    prefills = len(PREFILL_TOKENS) * PREFILL_ROUNDS
+async def test_calibration_asks_for_prefills_and_for_batches(monkeypatch):
+    """What it measures is what it fits: cold prompts, none quicker than the engine computes it, and whole batches."""
+    measured = []
+    monkeypatch.setattr(calibration, "fit", lambda *measurements: measured.append(measurements) or fit(*measurements))
+    settings = EngineSettings(port=0, speed=50)
+    async with SimulatedEngine(settings) as simulated:
+        engine = await look_at(simulated.url, origin="a test", speed=settings.speed)
+        found = await calibrate(engine)
+    ((prefills, steps),) = measured
+    assert found == fit(prefills, steps)
+    assert [size for size, _ in prefills] == pytest.approx(list(PREFILL_TOKENS) * PREFILL_ROUNDS, rel=0.2)
+    for size, seconds in prefills:
+        alone = settings.coefficients.step_s(StepLoad(size, 0, attention_pairs(0, size)))
+        assert seconds >= 0.99 * alone / settings.speed, (
+            "all of the prompt was computed, and nothing found in the cache"
+        )
+    assert [batch for batch, *_ in steps] == list(DECODE_BATCHES) * 2
+    short, long = steps[: len(DECODE_BATCHES)], steps[len(DECODE_BATCHES) :]
+    assert all(more > 5 * less for (_, less, _), (_, more, _) in zip(short, long, strict=True))
     decodes = 2 * sum(DECODE_BATCHES) * (1 + DECODE_TOKENS)
-    assert simulated.model.statistics.generation_tokens == prefills + decodes
+    assert simulated.model.statistics.generation_tokens == len(prefills) + decodes
 
 
 async def session(engine, binary, arm="vllm-router"):
-    ground = Ground(engine=engine, calibration=CALIBRATION, binary=binary, request_timeout_s=20.0)
+    ground = Ground(engine=engine, calibration=CALIBRATION, binary=binary, request_timeout_s=120.0)
     return [run async for run in run_session(schedule([parse_arm(arm)], [1]), LOAD, ground, Silent())]
 
 
@@ -162,8 +193,8 @@ async def test_a_router_that_does_not_start_makes_the_arm_fail(engine, tmp_path)
 
 
 async def test_a_server_that_does_not_start_makes_the_arm_fail(engine):
-    (run,) = await session(engine, None, "paper:host=no-such-host.invalid")
-    assert "no-such-host.invalid" in run.errors[0]
+    (run,) = await session(engine, None, "paper:host=192.0.2.1")  # nobody's address: set aside for documentation
+    assert "cannot listen on 192.0.2.1:" in run.errors[0]
 
 
 @pytest.mark.parametrize(

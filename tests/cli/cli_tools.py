@@ -15,8 +15,18 @@ from typer.testing import CliRunner
 from thunderagent_core.cli import build_app
 
 OURS = "THUNDERAGENT_"
-LISTENS = r"listens on (http://\S+)"
-SIMULATES = r"SIMULATED engine.*(http://\S+)"
+LISTENS = r"listens on (http://\S+:\d+)"
+SIMULATES = r"SIMULATED engine.*(http://\S+:\d+)"
+
+PATIENT_S = 200.0
+"""Bounds waits for what must happen; only a failing test ever waits this long."""
+
+# A shell that runs us in the background has interrupts ignored, which processes inherit.
+INTERRUPTIBLE = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def clean_environment(**variables):
@@ -46,22 +56,21 @@ class Process:
 
     def __init__(self, *arguments, **variables):
         self.popen = subprocess.Popen(
-            command(*arguments),
+            [sys.executable, "-I", "-S", "-c", INTERRUPTIBLE, *command(*arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env=clean_environment(PYTHONUNBUFFERED="1", **variables),
-            # A shell that runs us in the background has interrupts ignored, which processes inherit.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - nothing else runs there
         )
         self.lines = []
 
     def wait_for(self, pattern):
         """Read lines until one matches; return the match, or its group."""
-        for line in self.popen.stdout:
-            self.lines.append(line)
-            if found := re.search(pattern, line):
-                return found.group(found.lastindex or 0)
+        with self._killed_if_silent():
+            for line in self.popen.stdout:
+                self.lines.append(line)
+                if found := re.search(pattern, line):
+                    return found.group(found.lastindex or 0)
         raise AssertionError("the output ended:\n" + "".join(self.lines))
 
     def end(self, number=signal.SIGTERM):
@@ -71,8 +80,19 @@ class Process:
 
     def join(self):
         """Read the rest and return the exit status."""
-        self.lines.extend(self.popen.stdout)
-        return self.popen.wait(30)
+        with self._killed_if_silent():
+            self.lines.extend(self.popen.stdout)
+        return self.popen.wait(PATIENT_S)
+
+    @contextmanager
+    def _killed_if_silent(self):
+        """Bound a wait for output: that of a killed process ends. While nobody waits the process may live on."""
+        killer = threading.Timer(PATIENT_S, self.popen.kill)
+        killer.start()
+        try:
+            yield
+        finally:
+            killer.cancel()
 
     @property
     def output(self):
@@ -83,13 +103,10 @@ class Process:
 def running(*arguments, **variables):
     """Run a command until the block ends, at the latest."""
     process = Process(*arguments, **variables)
-    killer = threading.Timer(100, process.popen.kill)
-    killer.start()
     try:
         yield process
     finally:
-        killer.cancel()
         if process.popen.poll() is None:
             process.popen.kill()
         process.popen.stdout.close()
-        process.popen.wait(30)
+        process.popen.wait(PATIENT_S)

@@ -14,5 +14,5 @@ def engine_url():
 @pytest.fixture(scope="session")
 def server_url(engine_url):
     """A server in front of it."""
-    with running("serve", "--port", "0", "--backend", engine_url, "--startup-wait-s", "30") as server:
+    with running("serve", "--port", "0", "--backend", engine_url, "--startup-wait-s", "120") as server:
         yield server.wait_for(LISTENS)

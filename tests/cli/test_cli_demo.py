@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cli_tools import clean_environment, cli, command, running
+from cli_tools import PATIENT_S, clean_environment, cli, command, running
 
 from thunderagent_core.config import ServerConfig
 from thunderagent_core.config.model import settings
@@ -21,10 +22,13 @@ SMALL = ["--programs", "6", "--turns", "3", "--tool-s", "0.5", "--pool-tokens", 
 
 
 def children_of(pid):
-    """Process ids of a process's children."""
-    return [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+    """Process ids of a process's children; those of a thread that has just ended are its process's by now."""
+    children = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                children += map(int, (task / "children").read_text().split())
+    return children
 
 
 def alive(pid):
@@ -36,7 +40,7 @@ def alive(pid):
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENT_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -84,7 +88,7 @@ def test_the_children_end_with_their_parent(number):
         wait_until(lambda: len(children_of(demo.popen.pid)) == 2)
         children = children_of(demo.popen.pid)
         os.kill(demo.popen.pid, number)
-        status = demo.popen.wait(60)
+        status = demo.popen.wait(PATIENT_S)
         wait_until(lambda: not any(map(alive, children)))
     assert status == (130 if number is signal.SIGINT else -number)
 
@@ -94,10 +98,10 @@ def test_what_the_demo_speeds_up_are_the_servers_defaults():
     assert {flag: getattr(ServerConfig(), flags[flag]) for flag in TIMES} == TIMES
 
 
-def test_an_engine_that_is_not_there_is_one_line():
-    result = cli("demo", "--backend", "http://127.0.0.1:9")
+def test_an_engine_that_is_not_there_is_one_line(closed_port):
+    result = cli("demo", "--backend", f"http://127.0.0.1:{closed_port}")
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1].startswith("thunderagent: http://127.0.0.1:9: ")
+    assert result.stderr.splitlines()[-1].startswith(f"thunderagent: http://127.0.0.1:{closed_port}: ")
 
 
 @pytest.mark.parametrize(

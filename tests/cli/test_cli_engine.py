@@ -10,7 +10,7 @@ from cli_tools import SIMULATES, cli, running
 def test_it_says_that_it_is_simulated_and_takes_its_options():
     with running("engine", "--port", "0", "--model", "tiny", "--num-blocks", "65", "--block-tokens", "32") as engine:
         url = engine.wait_for(SIMULATES)
-        assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "tiny"
+        assert httpx.get(f"{url}/v1/models", timeout=60).json()["data"][0]["id"] == "tiny"
         assert engine.end() == 0
     assert "SIMULATED" in engine.output
     assert "65 blocks of 32 tokens" in engine.output

@@ -84,13 +84,14 @@ def test_backends_are_listed(ask, engine_url):
     assert (backend["url"], backend["healthy"]) == (engine_url, True)
 
 
-def test_backends_are_added_and_drained(ask):
-    result = ask("backends", "add", "http://127.0.0.1:9")
-    assert (result.exit_code, result.stdout) == (0, "127.0.0.1-9: added; it is used from its first answer\n")
+def test_backends_are_added_and_drained(ask, closed_port):
+    backend_id = f"127.0.0.1-{closed_port}"
+    result = ask("backends", "add", f"http://127.0.0.1:{closed_port}")
+    assert (result.exit_code, result.stdout) == (0, f"{backend_id}: added; it is used from its first answer\n")
     assert "down" in ask("backends").stdout
-    result = ask("backends", "drain", "127.0.0.1-9", "--json")
-    assert (result.exit_code, json.loads(result.stdout)) == (0, {"id": "127.0.0.1-9", "draining": True})
-    assert "127.0.0.1-9" not in ask("backends").stdout
+    result = ask("backends", "drain", backend_id, "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"id": backend_id, "draining": True})
+    assert backend_id not in ask("backends").stdout
 
 
 @pytest.mark.parametrize("action", ["add", "drain"])
@@ -136,11 +137,11 @@ def test_the_server_may_come_from_the_environment(server_url):
     assert cli("programs", THUNDERAGENT_SERVER=server_url).exit_code == 0
 
 
-def test_no_server_is_one_line_that_says_what_to_do():
-    result = cli("programs", "--server", "http://127.0.0.1:9")
+def test_no_server_is_one_line_that_says_what_to_do(closed_port):
+    result = cli("programs", "--server", f"http://127.0.0.1:{closed_port}")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
-        "thunderagent: no answer from http://127.0.0.1:9: ConnectError: [Errno 111] Connection refused; "
+        f"thunderagent: no answer from http://127.0.0.1:{closed_port}: ConnectError: [Errno 111] Connection refused; "
         "start a server with `thunderagent serve`, or name one with --server or THUNDERAGENT_SERVER\n"
     )
 

@@ -61,7 +61,7 @@ def test_other_decisions_are_shown_as_a_difference(trace, lines):
     result = cli("replay", path)
     assert result.exit_code == 1
     shown = result.stdout.splitlines()
-    assert shown[0] == "line 4, now 2.000000: RequestArrived request_id=r1 program_id=job-1 prompt_chars=400"
+    assert shown[0].startswith("line 4, now 2.000000: RequestArrived request_id=r1 program_id=job-1 prompt_chars=400")
     assert "  - Restore program_id=job-1 backend_id=e2 reason=new program moved=False" in shown
     assert "  + Restore program_id=job-1 backend_id=e1 reason=new program moved=False" in shown
     assert "    Forward program_id=job-1 request_id=r1 backend_id=e1" in shown

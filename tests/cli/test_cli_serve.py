@@ -49,7 +49,7 @@ def test_a_taken_port_is_one_line():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_until_it_is_told_to_stop(engine_url, tmp_path, number):
     file = tmp_path / "settings.toml"
-    file.write_text(f'backends = ["{engine_url}"]\nport = 1\nstartup_wait_s = 30\napi_keys = ["k"]\n')
+    file.write_text(f'backends = ["{engine_url}"]\nport = 1\nstartup_wait_s = 120\napi_keys = ["k"]\n')
     trace = tmp_path / "trace.jsonl"
     with running("serve", "--config", file, "--port", "0", "--trace", trace, THUNDERAGENT_POLICY="sticky") as server:
         url = server.wait_for(LISTENS)

@@ -155,8 +155,8 @@ async def test_half_an_answer_is_a_failure(engine):
     assert {p.error for p in result.programs} == {"an error in the stream: {'message': 'died'}"}
 
 
-async def test_nobody_there_is_a_failure_not_an_exception():
-    result = await run_agents(Target(url="http://127.0.0.1:1", model="m"), SMALL)
+async def test_nobody_there_is_a_failure_not_an_exception(closed_port):
+    result = await run_agents(Target(url=f"http://127.0.0.1:{closed_port}", model="m"), SMALL)
     assert [program.turns for program in result.programs] == [0, 0]
     assert all("cannot connect" in program.error for program in result.programs)
 

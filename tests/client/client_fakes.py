@@ -115,10 +115,10 @@ class FakeServer:
     def wait_for(self, count):
         """Wait until so many requests have arrived."""
         with self._arrived:
-            assert self._arrived.wait_for(lambda: len(self.seen) >= count, timeout=30)
+            assert self._arrived.wait_for(lambda: len(self.seen) >= count, timeout=60)
 
     def _run(self, work):
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _handle(self, request, responder):
         headers = {name.decode(): value.decode() for name, value in request.headers}

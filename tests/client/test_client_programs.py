@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import httpx
 import pytest
 from client_fakes import broken, error, silent, stream
 
@@ -191,7 +192,8 @@ def test_ids_are_encoded_in_paths(client, server):
 
 def test_no_answer_in_time_is_unreachable(server):
     server.then("GET /programs/p", silent)
-    with Client(server.url, timeout=0.05, retry=RetryPolicy(max_retries=0)) as client, pytest.raises(UnreachableError):
+    settings = {"timeout": httpx.Timeout(60, read=0.2), "retry": RetryPolicy(max_retries=0)}
+    with Client(server.url, **settings) as client, pytest.raises(UnreachableError, match="ReadTimeout"):
         client.get("p")
 
 

@@ -33,12 +33,27 @@ REFUSED = {
     "poll_timeout_s": [0],
     "lost_after_polls": [0],
     "startup_wait_s": [-1],
+    "response_timeout_s": [0, -1, math.inf],
     "max_body_bytes": [0],
     "api_keys": ["key", [""], ["a", "a"]],
     "shutdown_grace_s": [-1],
     "trace": ["/", "/no/such/directory/trace", "", 1],
     "log_level": ["trace"],
     "history_programs": [-1],
+    "prepare_ahead": [-1, 1.5],
+    "environments": ["podman", "", True],
+    "state_dir": ["/etc/passwd", "", 1],
+    "docker_hosts": ["unix:///a", ["http://a:1"], ["tcp://a"], ["unix://a/b"], ["tcp://a:1/x"]],
+    "environment_mount_roots": ["/", ["/no/such/directory"], ["/etc/passwd"]],
+    "warm_pools": ["/", "/no/such/file"],
+    "environment_max_creations": [0],
+    "environment_creation_timeout_s": [0],
+    "environment_freeze_after_s": [-1],
+    "environment_disk_budget_bytes": [0],
+    "environment_disk_floor_bytes": [-1],
+    "environment_ports": ["20000", "20001-20000", "0-10", "1-65536", 5],
+    "environment_quarantine_grace_s": [-1],
+    "environment_reconcile_interval_s": [0],
 }
 
 
@@ -61,6 +76,10 @@ def test_refused(name, value):
         ("backends", (), ()),
         ("trace", "trace.jsonl", Path("trace.jsonl")),
         ("capacity_tokens", None, None),
+        ("state_dir", "/srv/x", Path("/srv/x")),
+        ("docker_hosts", ["unix:///var/run/docker.sock", "tcp://h:1/"], ("unix:///var/run/docker.sock", "tcp://h:1")),
+        ("environment_mount_roots", ["/etc"], (Path("/etc"),)),
+        ("environment_ports", "20000-20000", "20000-20000"),
     ],
 )
 def test_taken(name, value, stored):

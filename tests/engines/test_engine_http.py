@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 import httpx
 import pytest
@@ -60,17 +61,21 @@ async def test_a_broken_connection_is_not_a_refusal(failure):
     assert not caught.value.refused
 
 
-async def test_nobody_listens(unused_tcp_port):
-    http = EngineHttp(f"http://127.0.0.1:{unused_tcp_port}", timeout_s=10.0)
+async def test_nobody_listens(closed_port):
+    http = EngineHttp(f"http://127.0.0.1:{closed_port}", timeout_s=60.0)
     with pytest.raises(EngineError, match="is unreachable: connection refused") as caught:
         await http.text("/metrics")
     assert caught.value.refused
     await http.aclose()
 
 
-async def test_no_such_host():
-    http = EngineHttp("http://no-such-host.invalid", timeout_s=30.0)
-    with pytest.raises(EngineError, match=r"is unreachable|did not answer") as caught:
+async def test_no_such_host(monkeypatch):
+    def unknown(*_arguments, **_options):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    http = EngineHttp("http://no-such-host.invalid", timeout_s=60.0)
+    with pytest.raises(EngineError, match=r"is unreachable: .*Name or service not known") as caught:
         await http.text("/metrics")
     assert not caught.value.refused
     await http.aclose()
@@ -99,8 +104,8 @@ async def test_a_silent_engine_is_given_up():
     ended = asyncio.Event()
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    http = EngineHttp(f"http://127.0.0.1:{port}", timeout_s=0.2)
-    with pytest.raises(EngineError, match=r"did not answer within 0.2 s"):
+    http = EngineHttp(f"http://127.0.0.1:{port}", timeout_s=2.0)
+    with pytest.raises(EngineError, match=r"did not answer within 2 s"):
         await http.text("/metrics")
     await http.aclose()
     await ended.wait()

@@ -17,6 +17,9 @@ from thunderagent_core.engines.simulated.settings import EngineSettings
 
 ENGINE = "http://127.0.0.1:8000"
 
+HANG_S = 60.0
+"""Bounds waits for what must happen; only a failing test ever waits this long."""
+
 
 @pytest.fixture
 async def publish():
@@ -34,6 +37,11 @@ async def publish():
 
 def answers(*publishers: Publisher) -> Answers:
     return Answers(kv_event_sources={str(p.rank): p.source() for p in publishers})
+
+
+def following(transport: Answers, **settings) -> KvEventSource:
+    """Follow the engine behind ``transport``, patiently."""
+    return KvEventSource(ENGINE, transport=transport, timeout_s=HANG_S, **settings)
 
 
 def hashes(batch: KvBatch) -> list[int]:
@@ -57,8 +65,9 @@ async def test_history_then_live(publish):
     publisher = await publish()
     await publisher.publish(stored(1, 2, session="a"))
     await publisher.publish(stored(3))
-    async with KvEventSource(ENGINE, transport=answers(publisher)) as source:
+    async with following(answers(publisher)) as source:
         assert await after_resync(source, 2) == [[1, 2], [3]]
+        await publisher.subscribed()
         await publisher.publish({"type": "BlockRemoved", "block_hashes": [1], "medium": "GPU"})
         await publisher.publish({"type": "AllBlocksCleared"}, stored(4, session="b"))
         removed, cleared = await take(source, 2)
@@ -69,9 +78,10 @@ async def test_history_then_live(publish):
 
 async def test_a_gap_is_filled_by_replay(publish):
     publisher = await publish()
-    async with KvEventSource(ENGINE, transport=answers(publisher)) as source:
+    async with following(answers(publisher)) as source:
         await publisher.publish(stored(0))
         assert await after_resync(source, 1) == [[0]]
+        await publisher.subscribed()
         await publisher.publish(stored(1), lost=True)
         await publisher.publish(stored(2), lost=True)
         await publisher.publish(stored(3))
@@ -82,9 +92,10 @@ async def test_a_gap_is_filled_by_replay(publish):
 
 async def test_a_gap_that_the_engine_forgot_is_said(publish):
     publisher = await publish(keep=2)
-    async with KvEventSource(ENGINE, transport=answers(publisher)) as source:
+    async with following(answers(publisher)) as source:
         await publisher.publish(stored(0))
         assert await after_resync(source, 1) == [[0]]
+        await publisher.subscribed()
         for number in (1, 2, 3):
             await publisher.publish(stored(number), lost=True)
         await publisher.publish(stored(4))
@@ -95,7 +106,7 @@ async def test_a_gap_that_the_engine_forgot_is_said(publish):
 
 async def test_a_gap_without_replay_is_said(publish):
     publisher = await publish(replay=None)
-    async with KvEventSource(ENGINE, transport=answers(publisher)) as source:
+    async with following(answers(publisher)) as source:
         first = asyncio.ensure_future(anext(source))
         await publisher.subscribed()
         await publisher.publish(stored(0))
@@ -113,7 +124,7 @@ async def test_joining_late_without_replay(publish):
     publisher = await publish(replay=None)
     for number in range(5):
         await publisher.publish(stored(number))
-    async with KvEventSource(ENGINE, transport=answers(publisher)) as source:
+    async with following(answers(publisher)) as source:
         first = asyncio.ensure_future(anext(source))
         await publisher.subscribed()
         await publisher.publish(stored(5))
@@ -127,7 +138,7 @@ async def test_an_engine_that_connects(publish):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     publisher = await publish(endpoint=f"tcp://127.0.0.1:{port}", bind=False)
-    async with KvEventSource(ENGINE, transport=answers(publisher)) as source:
+    async with following(answers(publisher)) as source:
         first = asyncio.ensure_future(anext(source))
         await publisher.subscribed()
         assert (await first).events == [Resync("connected")]
@@ -139,7 +150,7 @@ async def test_an_engine_that_connects(publish):
 async def test_the_engine_restarts(publish, same_port):
     old = await publish()
     table = answers(old)
-    async with KvEventSource(ENGINE, transport=table) as source:
+    async with following(table) as source:
         await old.publish(stored(1))
         await old.publish(stored(2))
         assert await after_resync(source, 2) == [[1], [2]]
@@ -154,7 +165,7 @@ async def test_the_engine_restarts(publish, same_port):
 async def test_sequence_numbers_that_begin_again(publish):
     """An engine may restart behind a proxy that keeps the connection."""
     publisher = await publish()
-    async with KvEventSource(ENGINE, transport=answers(publisher)) as source:
+    async with following(answers(publisher)) as source:
         await publisher.publish(stored(1))
         await publisher.publish(stored(2))
         assert await after_resync(source, 2) == [[1], [2]]
@@ -171,7 +182,7 @@ async def test_two_ranks(publish):
     one, other = await publish(rank=0), await publish(rank=1)
     await one.publish(stored(1))
     await other.publish(stored(2))
-    async with KvEventSource(ENGINE, transport=answers(one, other)) as source:
+    async with following(answers(one, other)) as source:
         batches = await take(source, 4)
     by_rank = {rank: [hashes(batch) for batch in batches if batch.rank == rank] for rank in (0, 1)}
     assert by_rank == {0: [[], [1]], 1: [[], [2]]}
@@ -179,7 +190,7 @@ async def test_two_ranks(publish):
 
 async def test_messages_of_another_form_are_passed_over(publish):
     publisher = await publish()
-    async with KvEventSource(ENGINE, transport=answers(publisher)) as source:
+    async with following(answers(publisher)) as source:
         await publisher.publish(stored(0))
         assert await after_resync(source, 1) == [[0]]
         await publisher.subscribed()
@@ -205,7 +216,7 @@ async def test_a_slow_consumer_is_waited_for(publish):
 
 async def test_an_engine_that_is_not_there_yet(publish):
     table = Answers(kv_event_sources=503)
-    async with KvEventSource(ENGINE, transport=table) as source:
+    async with following(table) as source:
         first = asyncio.ensure_future(anext(source))
         await table.was_asked.wait()
         table.pages = answers(await publish()).pages
@@ -217,20 +228,24 @@ async def test_the_simulated_engine():
     settings = EngineSettings(
         port=0, model="sim", kv_events_endpoint="tcp://*:0", kv_events_replay_endpoint="tcp://*:0"
     )
-    async with SimulatedEngine(settings) as engine, KvEventSource(engine.url) as source:
+    async with SimulatedEngine(settings) as engine, KvEventSource(engine.url, timeout_s=HANG_S) as source:
         assert (await anext(source)).events == [Resync("connected")]
-        body = {"model": "sim", "messages": [{"role": "user", "content": "word " * 100}], "max_tokens": 1}
-        async with httpx.AsyncClient(base_url=engine.url) as client:
-            await client.post("/v1/chat/completions", json=body, headers={"X-Session-ID": "program-1"})
-        batch = await anext(source)
-    assert {event.session_id for event in batch.events} == {"program-1"}
+        batch, number = asyncio.ensure_future(anext(source)), 0
+        async with httpx.AsyncClient(base_url=engine.url, timeout=HANG_S) as client:
+            while not batch.done():  # what was published before the subscription arrived is missed until the next
+                number += 1
+                message = {"role": "user", "content": f"{number} " + "word " * 100}
+                body = {"model": "sim", "messages": [message], "max_tokens": 1}
+                await client.post("/v1/chat/completions", json=body, headers={"X-Session-ID": "program-1"})
+                await asyncio.wait({batch}, timeout=1)
+    assert {event.session_id for event in batch.result().events} == {"program-1"}
 
 
 async def test_addresses_given_by_hand(publish):
     publisher = await publish()
     addresses = {0: KvAddress(publisher.endpoint, "kv", publisher.replay_endpoint)}
     table = Answers()
-    async with KvEventSource(ENGINE, addresses=addresses, transport=table) as source:
+    async with following(table, addresses=addresses) as source:
         await publisher.publish(stored(1))
         assert await after_resync(source, 1) == [[1]]
     assert not table.asked
@@ -245,7 +260,7 @@ async def test_addresses_given_by_hand(publish):
     ],
 )
 async def test_engines_without_events(page, sentence):
-    async with KvEventSource(ENGINE, transport=Answers(kv_event_sources=page)) as source:
+    async with following(Answers(kv_event_sources=page)) as source:
         with pytest.raises(KvEventsOffError, match=sentence):
             await anext(source)
         with pytest.raises(StopAsyncIteration):
@@ -253,7 +268,7 @@ async def test_engines_without_events(page, sentence):
 
 
 async def test_closing_before_anything_happened():
-    source = KvEventSource(ENGINE, transport=Answers())
+    source = following(Answers())
     await source.aclose()
     await source.aclose()
 

@@ -9,13 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 
 from thunderagent_core.demo.children import child
 
 ROOT = Path(__file__).parents[2]
-
-pytestmark = pytest.mark.timeout(180)
 
 
 @asynccontextmanager
@@ -23,7 +20,7 @@ async def a_server():
     engine_options = ["--port", "0", "--speed", "50", "--reply-tokens", "16"]
     async with (
         child("engine", *engine_options) as engine,
-        child("serve", "--port", "0", "--backend", engine, "--startup-wait-s", "20") as server,
+        child("serve", "--port", "0", "--backend", engine, "--startup-wait-s", "120") as server,
     ):
         yield server
 
@@ -38,7 +35,7 @@ async def run_python(*arguments: str) -> str:
 
 
 async def no_program_is_left(server: str) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         assert (await client.get(f"{server}/programs")).json() == {"programs": [], "waiting": 0}
 
 

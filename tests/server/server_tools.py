@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from thunderagent_core.server.serve import Server
 
-HANG_S = 30.0
+HANG_S = 60.0
 """Bounds waits for what must happen; only a failing test ever waits this long."""
 
 CHAT = "/v1/chat/completions"
@@ -148,7 +148,7 @@ class RawClient:
 
     def post(self, path: str, body: Any, *headers: str) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        lines = [f"POST {path} HTTP/1.1", "host: test", f"content-length: {len(content)}", *headers, "", ""]
+        lines = [f"POST {path} HTTP/1.1", "host: localhost", f"content-length: {len(content)}", *headers, "", ""]
         self.send("\r\n".join(lines).encode() + content)
 
     async def until(self, what: bytes) -> bytes:
@@ -205,9 +205,12 @@ def audit(trace: Path, *, tracked_go_home: bool = True) -> None:
 
 
 def _check_forwards(steps: list[dict[str, Any]]) -> None:
-    """A request goes where its program is bound; past it only where that engine has just failed to take it."""
+    """A request goes where its program is bound; past it only where that engine has failed to take it or is closed."""
     bound: dict[str, str] = {}
+    lost: set[str] = set()
+    drained: set[str] = set()
     for step in steps:
+        _note_closed(step["event"], lost, drained)
         for decision in step["decisions"]:
             program = decision.get("program_id")
             match decision["type"]:
@@ -216,6 +219,18 @@ def _check_forwards(steps: list[dict[str, Any]]) -> None:
                 case "Pause" | "Reclaim":
                     bound.pop(program, None)
                 case "Forward" if program is not None:
-                    elsewhere = step["event"]["type"] == "ForwardFailed"
                     assert program in bound, step
+                    elsewhere = step["event"]["type"] == "ForwardFailed" or bound[program] in lost | drained
                     assert elsewhere or bound[program] == decision["backend_id"], step
+
+
+def _note_closed(event: dict[str, Any], lost: set[str], drained: set[str]) -> None:
+    match event["type"]:
+        case "BackendLost":
+            lost.add(event["backend_id"])
+        case "BackendSampled":
+            lost.discard(event["backend_id"])
+        case "BackendDrained":
+            drained.add(event["backend_id"])
+        case "BackendAdded":
+            drained.discard(event["backend_id"])

@@ -20,11 +20,12 @@ def tables(run) -> dict[str, int]:
     return {
         "programs": len(state.programs),
         "requests": len(state.requests),
-        "queue": len(state.queue) + len(state.queue.lanes()),
-        "timers": sum(len(timers) for timers in (state.patience, state.bounds, state.leases, state.holds)),
+        "queue": len(state.queue) + len(state.queue._lanes),
+        "timers": sum(len(timers) for timers in run.scheduler._timers),
         "bound": len(backend.programs) + len(backend.in_flight) + len(backend.marked) + len(backend.victims),
         "counted": len(backend._demand),
         "tickets": len(run.runtime._tickets),
+        "attempts": sum(len(each.attempts) for each in run.server.fleet.engines.values()),
         "touched": len(state.touched) + len(state.out),
     }
 

@@ -55,15 +55,42 @@ async def test_a_graceful_stop_lets_what_is_in_flight_finish_and_sends_the_rest_
     run.scheduler.check()
 
 
-async def test_what_is_not_done_within_the_grace_is_cut_off(engine, serve, raw):
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (CHAT, b'"code":"server_stopping"'),
+        ("/v1/responses", b'"code":"server_stopping"'),
+        ("/v1/messages", b'"type":"api_error"'),
+    ],
+)
+async def test_a_stream_that_is_not_done_within_the_grace_is_told_so_and_ends(engine, serve, raw, path, told):
     engine.reply = gate = Gate(first=delta("begun"))
     run = await serve(engine)
     client = await raw(run.port)
-    client.post(CHAT, messages(program_id="p", stream=True))
+    client.post(path, messages(program_id="p", stream=True, input="x"))
     await client.until(b"begun")
     await run.server.stop(0.1)
-    assert not (await client.rest()).endswith(b"0\r\n\r\n")
+    rest = await client.rest()
+    assert b"data: " in rest
+    assert told in rest
+    assert rest.endswith(b"\n\n\r\n0\r\n\r\n"), "a whole event, and the end of the stream"
     await soon(lambda: engine.broken_off == 1)
+    assert run.scheduler.open_requests == 0
+    gate.open()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_has_no_answer_within_the_grace_may_be_sent_again(engine, serve, raw, stream):
+    engine.reply = gate = Gate()
+    run = await serve(engine)
+    client = await raw(run.port)
+    client.post(CHAT, messages(program_id="p", stream=stream))
+    await soon(lambda: gate.arrived == 1)
+    await run.server.stop(0.1)
+    answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"server_stopping" in answer
+    assert b"retry-after: " in answer
     assert run.scheduler.open_requests == 0
     gate.open()
 
@@ -103,12 +130,14 @@ async def start(engine_factory, tmp_path):
     started: list[asyncio.subprocess.Process] = []
 
     async def run(*engines, lines: int | None = None, **settings) -> Process:
-        config = {"backends": [e.url for e in engines], "port": 0, "trace": str(tmp_path / "trace.jsonl"), **settings}
+        patient = {"poll_timeout_s": HANG_S / 2, "startup_wait_s": HANG_S}
+        config = {"backends": [e.url for e in engines], "port": 0, "trace": str(tmp_path / "trace.jsonl"), **patient}
+        config |= settings
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, str(SCRIPT), json.dumps(config)), stdout=-1, stderr=-1
         )
         started.append(process)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(2 * HANG_S):
             said = [
                 (await process.stdout.readline()).decode() for _ in range(1 + len(engines) if lines is None else lines)
             ]
@@ -135,7 +164,7 @@ async def in_flight_and_held(engine, server) -> tuple[asyncio.Task, RawClient, a
     stream.post(CHAT, messages(text_of(300), program_id="stream", stream=True))
     await stream.until(b"begun")
     held = asyncio.create_task(ask(server.port, "held", text_of(900)))
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=HANG_S) as client:
         async with asyncio.timeout(HANG_S):
             while (await client.get("/scheduling")).json()["waiting"] != 1:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.01)
@@ -159,7 +188,7 @@ async def busy(engine_factory):
     return engine
 
 
-SLOW = {"growth_reserve_tokens": 0, "decay_base": 1.0, "shutdown_grace_s": 60.0}
+SLOW = {"growth_reserve_tokens": 0, "decay_base": 1.0, "shutdown_grace_s": HANG_S}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

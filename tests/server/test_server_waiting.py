@@ -9,6 +9,8 @@ import pytest
 from scripted_engine import Gate, answer
 from server_tools import CHAT, messages, soon, text_of
 
+from thunderagent_core.scheduling.events import ProgramInterrupted, ProgramRegistered
+
 FULL = {"capacity_tokens": 1000}
 NEVER = {"decay_base": 1.0, "tick_s": 1000.0}
 """Neither decay nor tick: only events let anybody in."""
@@ -158,8 +160,9 @@ async def test_fault_09_a_lease_does_not_end_what_is_in_flight_or_interrupted(en
     engine.reply = gate = Gate()
     run = await serve(engine, idle_lease_s=0.1)
     flying = run.asking("flying")
-    await run.client.post("/programs", json={"program_id": "interrupted"})
-    await run.client.post("/programs/interrupted/events", json={"type": "interrupted"})
+    await soon(lambda: gate.arrived == 1)
+    run.runtime.post(ProgramRegistered("interrupted"))
+    run.runtime.post(ProgramInterrupted("interrupted"))  # at once, so that no lease can run out in between
     await run.client.post("/programs", json={"program_id": "witness"})
     await soon(lambda: "witness" in run.runtime.ended)
     assert set(run.scheduler.programs) == {"flying", "interrupted"}

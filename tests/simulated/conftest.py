@@ -41,5 +41,5 @@ async def engine(settings: Callable[..., EngineSettings]) -> AsyncIterator[Simul
 
 @pytest.fixture
 async def client(engine: SimulatedEngine) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=engine.url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=engine.url, timeout=60) as client:
         yield client

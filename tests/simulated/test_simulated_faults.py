@@ -9,6 +9,7 @@ import pytest
 from simulated_helpers import chat, eventually, sse
 
 from thunderagent_core.engines.simulated.engine import SimulatedEngine
+from thunderagent_core.engines.simulated.faults import FaultSwitch
 from thunderagent_core.engines.simulated.script import Reply, Rule, Script, ScriptedCall
 
 CHAT = "/v1/chat/completions"
@@ -29,7 +30,10 @@ def scripted(*replies, **conditions):
 @pytest.fixture
 def ask(settings):
     async def ask(script, path, body):
-        async with SimulatedEngine(settings(), script) as engine, httpx.AsyncClient(base_url=engine.url) as client:
+        async with (
+            SimulatedEngine(settings(), script) as engine,
+            httpx.AsyncClient(base_url=engine.url, timeout=60) as client,
+        ):
             answer = await client.post(path, json=body)
             engine.model.check()
             return answer
@@ -133,7 +137,7 @@ async def test_scripted_tool_calls_in_responses(ask):
 async def test_a_turn_with_tool_calls_is_the_prefix_of_the_next(settings, path, first, after):
     script = scripted(CALL, Reply(text="Done."))
     async with SimulatedEngine(settings(block_tokens=4), script) as engine:
-        async with httpx.AsyncClient(base_url=engine.url) as client:
+        async with httpx.AsyncClient(base_url=engine.url, timeout=60) as client:
             answer = (await client.post(path, json=first)).json()
             before = engine.model.statistics.prefilled_tokens + engine.model.statistics.generation_tokens
             await client.post(path, json=after(answer))
@@ -210,17 +214,26 @@ async def test_bad_health_and_metrics(client):
 
 
 @pytest.mark.parametrize(
-    ("fault", "method", "path", "body"),
+    ("fault", "question"),
     [
-        ("hang_metrics", "GET", "/metrics", None),
-        ("hang_health", "GET", "/health", None),
-        ("hang_generation", "POST", CHAT, chat()),
+        ("hang_metrics", {"method": "GET", "url": "/metrics"}),
+        ("hang_health", {"method": "GET", "url": "/health"}),
+        ("hang_generation", {"method": "POST", "url": CHAT, "json": chat()}),
     ],
 )
-async def test_a_hanging_route_goes_on_when_it_is_told_to(client, fault, method, path, body):
+async def test_a_hanging_route_goes_on_when_it_is_told_to(client, fault, question, monkeypatch):
+    hangs, hang_while = asyncio.Event(), FaultSwitch.hang_while
+
+    async def noted(switch, condition):
+        if condition(switch.faults):
+            hangs.set()
+        await hang_while(switch, condition)
+
+    monkeypatch.setattr(FaultSwitch, "hang_while", noted)
     faults = (await client.post("/simulate/faults", json={fault: True})).json()
     assert faults[fault] is True
-    asking = asyncio.create_task(client.request(method, path, json=body))
+    asking = asyncio.create_task(client.request(**question))
+    await hangs.wait()
     assert (await client.get("/version")).status_code == 200, "only that route hangs"
     assert not asking.done()
     await client.delete("/simulate/faults")
@@ -236,7 +249,7 @@ async def test_unknown_faults_are_refused(client):
 async def test_stopping_at_once_looks_like_a_crash(settings):
     engine = SimulatedEngine(settings(speed=1.0))
     await engine.start()
-    async with httpx.AsyncClient(base_url=engine.url) as client:
+    async with httpx.AsyncClient(base_url=engine.url, timeout=60) as client:
         asking = asyncio.create_task(client.post(CHAT, json=chat(max_tokens=4000)))
         await eventually(lambda: engine.model.num_running)
         await engine.stop()

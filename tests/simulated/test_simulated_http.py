@@ -161,7 +161,10 @@ async def test_tokenize_and_back(client):
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_goes_away_frees_its_blocks(settings, stream):
-    async with SimulatedEngine(settings(speed=1.0)) as engine, httpx.AsyncClient(base_url=engine.url) as client:
+    async with (
+        SimulatedEngine(settings(speed=1.0)) as engine,
+        httpx.AsyncClient(base_url=engine.url, timeout=60) as client,
+    ):
         body = chat("word " * 400, max_tokens=4000, stream=stream)
         asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
         await eventually(lambda: engine.model.num_running)

@@ -105,7 +105,7 @@ async def test_a_malformed_replay_request_is_ignored(engine, context):
 
 async def test_only_the_last_batches_are_kept(settings, context):
     async with SimulatedEngine(settings(kv_events_buffer_steps=2, **ANYWHERE)) as engine:
-        async with httpx.AsyncClient(base_url=engine.url) as client:
+        async with httpx.AsyncClient(base_url=engine.url, timeout=60) as client:
             for number in range(5):
                 await client.post(CHAT, json=chat(f"{number} " + "word " * 30, max_tokens=1))
         assert [number for _, number, _ in await replay(context, engine)] == [3, 4]
@@ -121,7 +121,7 @@ async def test_subscribers_receive_what_replay_tells(settings, context, engine_b
         async with SimulatedEngine(settings(**addresses)) as engine:
             if engine_binds:
                 socket.connect(engine.publisher.sources()["0"]["endpoint"])
-            async with httpx.AsyncClient(base_url=engine.url) as client:
+            async with httpx.AsyncClient(base_url=engine.url, timeout=60) as client:
                 number = 0
                 while not await socket.poll(20):  # until the subscription has reached the engine
                     number += 1

@@ -24,9 +24,9 @@ def test_it_says_that_it_is_simulated_and_ends_when_told():
         first = process.stdout.readline()
         assert "SIMULATED engine" in first
         url = re.search(r"http://127\.0\.0\.1:\d+", first)[0]
-        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx.get(f"{url}/health", timeout=60).status_code == 200
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize(

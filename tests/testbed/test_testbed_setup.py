@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.testbed import install
 from benchmarks.testbed.command import EngineOptions, command, environment, parse_cpus
 from benchmarks.testbed.install import _Steps, setup
 from benchmarks.testbed.interpreter import _candidates, _is_wanted, find_python
@@ -32,15 +33,24 @@ def test_a_complete_testbed_is_left_alone(layout, capsys):
     assert "ready in" in capsys.readouterr().err
 
 
-def test_two_at_once_wait_for_each_other(layout, capsys):
+def test_two_at_once_wait_for_each_other(layout, monkeypatch):
+    said, waits = [], threading.Event()
+
+    def say(text):
+        said.append(text)
+        waits.set()
+
+    monkeypatch.setattr(install, "_say", say)
     with (layout.cache / "setup.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         other = threading.Thread(target=setup, args=(layout,))
         other.start()
-        other.join(0.3)
+        assert waits.wait(60)
+        other.join(0.1)  # what it might do wrongly, it would do now
         assert other.is_alive()
+        assert said == ["another set-up is running; waiting for it"]
     other.join()
-    assert "waiting for it" in capsys.readouterr().err
+    assert "ready in" in said[1]
 
 
 @pytest.mark.parametrize("missing", ["python", "stamp", "distribution"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from dataclasses import replace
 
 import pytest
+from transport_tools import HANG_S
 
 from benchmarks.load import arms, report
 from benchmarks.load.engine import DONE, MODEL, Replies, StubEngine
@@ -16,6 +18,7 @@ from benchmarks.load.session import DIRECT, Result, Sample
 
 REPLIES = Replies(chunks=10, burst=3)
 LOAD = Load(connections=4, seconds=0.1, warmup_s=0.01, prompt_bytes=500, stream=False)
+UNTIL_IT_FAILS = replace(LOAD, seconds=HANG_S)
 
 
 def no_probe():
@@ -30,12 +33,13 @@ async def engine(no_leaks):
 
 
 async def measured(port, load):
-    """Measure, again where this machine was too busy to give each connection its turn."""
+    """Measure, again and for longer where this machine was too busy to give each connection its turn."""
     while True:
-        try:
-            return await run_load(port, load, REPLIES, no_probe)
-        except StarvedError:
-            continue
+        with contextlib.suppress(StarvedError):
+            seen = await run_load(port, load, REPLIES, no_probe)
+            if len(seen.latencies) >= load.connections:
+                return seen
+        load = replace(load, seconds=2 * load.seconds)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -46,7 +50,6 @@ async def test_the_bare_relay_passes_what_the_engine_sends(engine, serve, stream
         seen = await measured(port, replace(LOAD, stream=stream))
         assert seen.answers_per_s > 0
         assert (seen.events_per_s > 0) is stream
-        assert len(seen.latencies) >= LOAD.connections
     await server.stop(0)
     await relay.pool.aclose()
 
@@ -57,16 +60,12 @@ async def test_a_proxy_that_changes_answers_fails(no_leaks, serve):
 
     server = await serve(wrong)
     with pytest.raises(BadAnswerError, match="another answer"):
-        await run_load(server.port, LOAD, REPLIES, no_probe)
+        await run_load(server.port, UNTIL_IT_FAILS, REPLIES, no_probe)
 
 
 async def test_a_proxy_that_loses_requests_fails(no_leaks, serve):
-    answered = 0
-
     async def forgetful(request, responder):
-        nonlocal answered
-        answered += 1
-        if answered > 8:
+        if request.header(b"x-program-id") == b"bench-0":
             await asyncio.Event().wait()
         responder.send(200, [], REPLIES.whole())
 
@@ -80,8 +79,9 @@ async def test_a_proxy_that_hangs_up_fails(no_leaks, serve):
         responder.abort()
 
     server = await serve(rude)
-    with pytest.raises((BadAnswerError, ConnectionError)):
-        await run_load(server.port, LOAD, REPLIES, no_probe)
+    with pytest.raises((BadAnswerError, ConnectionError)) as caught:
+        await run_load(server.port, UNTIL_IT_FAILS, REPLIES, no_probe)
+    assert not isinstance(caught.value, StarvedError), "it is seen at once"
 
 
 @pytest.mark.parametrize(

@@ -253,8 +253,8 @@ async def test_a_connection_that_takes_too_long_fails(upstream, pool):
         await pool(server, scheme="https", connect_timeout_s=0.05).request("GET", "/", [], b"")
 
 
-async def test_nothing_listens(no_leaks, unused_tcp_port):
-    to = ConnectionPool(f"http://127.0.0.1:{unused_tcp_port}")
+async def test_nothing_listens(no_leaks, closed_port):
+    to = ConnectionPool(f"http://127.0.0.1:{closed_port}")
     with pytest.raises(ConnectFailedError):
         await to.request("GET", "/", [], b"")
     await to.aclose()

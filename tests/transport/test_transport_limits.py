@@ -130,7 +130,7 @@ async def test_bytes_that_trickle_do_not_extend_the_time(serve, connect):
 
 @pytest.mark.parametrize("sent", [b"", GET, b"\r\n\r\n"], ids=["nothing", "one request", "empty lines"])
 async def test_an_idle_connection_is_closed_without_a_word(serve, connect, sent):
-    server = await serve(accept, keep_alive_s=0.05)
+    server = await serve(accept, keep_alive_s=1.0 if sent == GET else 0.05)  # time for the request to arrive
     client = await connect(server)
     client.send(sent)
     if sent == GET:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-HANG_S = 20.0
+HANG_S = 60.0
 """Bounds waits for what must happen; only a failing test ever waits this long."""
 
 

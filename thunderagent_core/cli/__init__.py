@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from thunderagent_core import __version__
-from thunderagent_core.cli import demo, engine, inspect, replay, serve
+from thunderagent_core.cli import demo, engine, environments, inspect, replay, serve
 
 __all__ = ["build_app"]
 
@@ -39,6 +39,6 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     built.callback()(_main)
-    for module in (serve, inspect, replay, engine, demo):
+    for module in (serve, inspect, environments, replay, engine, demo):
         module.add_to(built)
     return built

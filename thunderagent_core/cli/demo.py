@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thunderagent_core.cli.escaping import escaped
 from thunderagent_core.cli.failure import FAILED, USAGE, fail, failing_on
 
 if TYPE_CHECKING:
@@ -115,6 +116,6 @@ def _run(settings: DemoSettings, *, as_json: bool) -> None:
 def _fail_on_errors(arms: list[Arm]) -> None:
     errors = [f"{arm.policy}: {error}" for arm in arms for error in arm.errors]
     for error in errors:
-        typer.echo(f"thunderagent: an agent failed: {error}", err=True)
+        typer.echo(f"thunderagent: an agent failed: {escaped(error)}", err=True)
     if errors:
         raise typer.Exit(FAILED)

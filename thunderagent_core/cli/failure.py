@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import typer
 
+from thunderagent_core.cli.escaping import escaped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,7 +21,7 @@ USAGE: Final = 2
 
 def fail(message: str, status: int = FAILED) -> NoReturn:
     """Print one line to standard error and exit."""
-    typer.echo(f"thunderagent: {' '.join(message.split())}", err=True)
+    typer.echo(f"thunderagent: {escaped(' '.join(message.split()))}", err=True)
     raise typer.Exit(status)
 
 

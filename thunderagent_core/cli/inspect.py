@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thunderagent_core.cli.escaping import escaped
 from thunderagent_core.cli.failure import FAILED, USAGE, fail
 from thunderagent_core.cli.options import ApiKey, AsJson, ServerUrl  # noqa: TC001 - Typer evaluates annotations
 
@@ -83,10 +84,10 @@ def programs(
     """Show the programs that a server knows, or one of them."""
     from thunderagent_core.cli import tables  # noqa: PLC0415 - loaded by this command alone
 
-    with _client(server, api_key) as client:
+    with client_of(server, api_key) as client:
         view = client.programs() if program_id is None else client.get(program_id)
     if as_json:
-        _print_json(view)
+        print_json(view)
     else:
         tables.show(view)
 
@@ -99,13 +100,13 @@ def release(
     api_key: ApiKey = None,
 ) -> None:
     """End programs: their queued requests are refused and what they hold is given back."""
-    with _client(server, api_key) as client:
+    with client_of(server, api_key) as client:
         results = {program_id: _release_one(client, program_id) for program_id in program_ids}
     if as_json:
-        _print_json([{"program_id": program_id, "result": result} for program_id, result in results.items()])
+        print_json([{"program_id": program_id, "result": result} for program_id, result in results.items()])
     else:
         for program_id, result in results.items():
-            typer.echo(f"{program_id}: {result}")
+            typer.echo(escaped(f"{program_id}: {result}"))
     if _UNKNOWN in results.values():
         raise typer.Exit(FAILED)
 
@@ -133,7 +134,7 @@ def backends(
     """Show the engines of a server, add one, or drain one."""
     if action is not None and target is None:
         fail(f"backends {action} needs {'a URL' if action is _Action.ADD else 'an id'}", USAGE)
-    with _client(server, api_key) as client:
+    with client_of(server, api_key) as client:
         if action is None or target is None:
             _show_backends(client, as_json=as_json)
         elif action is _Action.ADD:
@@ -149,7 +150,7 @@ def _show_backends(client: Client, *, as_json: bool) -> None:
 
     views = client.backends()
     if as_json:
-        _print_json({"backends": views})
+        print_json({"backends": views})
     else:
         tables.show(views)
 
@@ -163,9 +164,9 @@ def events(
     """Follow the scheduler's decisions as they are taken, with their reasons. Ctrl-C ends it."""
     from thunderagent_core.cli import tables  # noqa: PLC0415 - loaded by this command alone
 
-    show = _print_json if as_json else tables.decision_printer()
+    show = print_json if as_json else tables.decision_printer()
     try:
-        with _client(server, api_key) as client, client.events() as decisions:
+        with client_of(server, api_key) as client, client.events() as decisions:
             for decision in decisions:
                 show(decision)
     except KeyboardInterrupt:
@@ -174,17 +175,18 @@ def events(
 
 
 @contextmanager
-def _client(server: str, api_key: str | None) -> Iterator[Client]:
-    """Open a client that asks once; what goes wrong becomes one line."""
+def client_of(server: str, api_key: str | None, *, timeout_s: float | None = None) -> Iterator[Client]:
+    """Open a client that asks once; what goes wrong becomes one line. ``timeout_s``: for what may take long."""
     from thunderagent_core.client import (  # noqa: PLC0415 - loaded by these commands alone
         Client,
         RetryPolicy,
         ThunderAgentError,
         UnreachableError,
     )
+    from thunderagent_core.client.session import DEFAULT_TIMEOUT  # noqa: PLC0415 - as above
 
     try:
-        client = Client(server, api_key, retry=RetryPolicy(max_retries=0))
+        client = Client(server, api_key, timeout=timeout_s or DEFAULT_TIMEOUT, retry=RetryPolicy(max_retries=0))
     except ValueError as error:
         fail(f"--server: {error}", USAGE)
     try:
@@ -198,12 +200,15 @@ def _client(server: str, api_key: str | None) -> Iterator[Client]:
 
 def _confirm(content: Any, text: str, *, as_json: bool) -> None:
     if as_json:
-        _print_json(content)
+        print_json(content)
     else:
-        typer.echo(text)
+        typer.echo(escaped(text))
 
 
-def _print_json(content: Any) -> None:
-    import msgspec  # noqa: PLC0415 - loaded by these commands alone
+def print_json(content: Any) -> None:
+    """Print JSON in ASCII: whatever a name holds, no terminal takes it for a command."""
+    import json  # noqa: PLC0415 - loaded by these commands alone
 
-    typer.echo(msgspec.json.encode(content).decode())
+    import msgspec  # noqa: PLC0415 - as above
+
+    typer.echo(json.dumps(msgspec.to_builtins(content), separators=(",", ":")))

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from thunderagent_core.config.model import About
+    from thunderagent_core.config.declaring import About
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 

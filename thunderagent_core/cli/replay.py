@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thunderagent_core.cli.escaping import escaped
 from thunderagent_core.cli.failure import FAILED, USAGE, failing_on
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def _as_text(found: _Comparison, trace: Path) -> str:
     if not found.mismatches:
         return f"{trace}: {found.steps} steps, the same decisions"
     lines = [line for mismatch, recorded in found.shown for line in _difference(mismatch, recorded)]
-    return "\n".join([*lines, f"{trace}: {found.steps} steps, {found.mismatches} of them with other decisions"])
+    lines.append(f"{trace}: {found.steps} steps, {found.mismatches} of them with other decisions")
+    return "\n".join(map(escaped, lines))
 
 
 def _difference(mismatch: Mismatch, line: str) -> Iterator[str]:

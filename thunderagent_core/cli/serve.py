@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from thunderagent_core.cli.escaping import escaped
 from thunderagent_core.cli.failure import USAGE, fail, failing_on
 from thunderagent_core.cli.options import setting_option, taking
 from thunderagent_core.config import ConfigError, ServerConfig, load_config
@@ -66,7 +67,7 @@ def _run(config: ServerConfig) -> None:
     from thunderagent_core.server.serve import ServeError, serve  # noqa: PLC0415 - loaded by this command alone
 
     try:
-        serve(config, announce=typer.echo)
+        serve(config, announce=lambda text: typer.echo(escaped(text)))
     except (ConfigError, ServeError) as error:
         fail(str(error), USAGE)
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from thunderagent_core.cli.escaping import escaped
 from thunderagent_core.client.views import ProgramList, ProgramView
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def show(content: object) -> None:
 
 @show.register
 def _(content: ProgramList) -> None:
-    table = _table("program", "status", "phase", "backend", "context", "waiting", "steps", "hit rate", "tool")
+    rows = table("program", "status", "phase", "backend", "context", "waiting", "steps", "hit rate", "tool")
     for view in content.programs:
-        table.add_row(*_program_row(view))
+        rows.add_row(*_program_row(view))
     out = console()
     if content.programs:
-        out.print(table)
+        out.print(rows)
     out.print(f"{_count(len(content.programs), 'program')}, {content.waiting} waiting")
 
 
@@ -51,22 +52,22 @@ def _(content: ProgramView) -> None:
     out = console()
     out.print(_facts(content))
     if content.history:
-        table = _table("ago", "status", "reason")
+        rows = table("ago", "status", "reason")
         for entry in content.history:
-            table.add_row(_seconds(entry.s_ago), _styled(entry.status), Text(entry.reason))
-        out.print(table)
+            rows.add_row(_seconds(entry.s_ago), _styled(entry.status), _text(entry.reason))
+        out.print(rows)
 
 
 @show.register(tuple)
 def _(content: Sequence[BackendView]) -> None:
-    table = _table(
+    rows = table(
         "backend", "URL", "engine", "state", "KV cache", "demand", "programs", "in flight", "hit rate", "models"
     )
     for view in content:
-        table.add_row(*_backend_row(view))
+        rows.add_row(*_backend_row(view))
     out = console()
     if content:
-        out.print(table)
+        out.print(rows)
     out.print(_count(len(content), "backend"))
 
 
@@ -75,15 +76,16 @@ def decision_printer() -> Callable[[dict[str, Any]], None]:
     out = console()
 
     def show_decision(decision: dict[str, Any]) -> None:
-        kind = str(decision.get("type", "?"))
+        kind = escaped(str(decision.get("type", "?")))
         line = Text.assemble(
             (f"{float(decision.get('now', 0.0)):12.3f}  ", "dim"),
             (f"{kind:8}", _DECISION_STYLES.get(kind, "")),
-            f"  {decision.get('program_id') or '-'}",
+            f"  {escaped(str(decision.get('program_id') or '-'))}",
         )
         for name in ("request_id", "backend_id", "moved", "retry_after_s", "reason"):
             if decision.get(name):
-                line.append(f"  {name.removesuffix('_id')}={decision[name]}", style="dim" if name != "reason" else "")
+                value = escaped(str(decision[name]))
+                line.append(f"  {name.removesuffix('_id')}={value}", style="dim" if name != "reason" else "")
         out.print(line, soft_wrap=True)
 
     return show_decision
@@ -94,11 +96,12 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def table(*headings: str) -> Table:
+    """Return an empty table without lines."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
+        made.add_column(heading, overflow="fold")
+    return made
 
 
 def _program_row(view: ProgramView) -> tuple[Text, ...]:
@@ -110,13 +113,13 @@ def _program_row(view: ProgramView) -> tuple[Text, ...]:
     waiting = f"{_seconds(view.waiting_s)} ({view.held})" if view.held and view.waiting_s is not None else "-"
     tool = "(waits for a person)" if view.interrupted else view.tool or "-"
     cells = (view.backend or "-", f"{view.context_tokens:,}", waiting, str(view.steps), percent(view.hit_rate), tool)
-    return (Text(view.program_id), status, phase, *map(Text, cells))
+    return (_text(view.program_id), status, phase, *map(_text, cells))
 
 
 def _facts(view: ProgramView) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    rows = Table(box=None, show_header=False, pad_edge=False)
+    rows.add_column(style="bold")
+    rows.add_column(overflow="fold")
     requests = f"{view.in_flight} in flight, {view.held} held"
     waits = f"{_seconds(view.waited_s)} in all, {_seconds(view.longest_wait_s)} the longest"
     tokens = (
@@ -139,12 +142,12 @@ def _facts(view: ProgramView) -> Table:
         "waits for a person": "yes" if view.interrupted else "no",
     }
     for name, value in facts.items():
-        table.add_row(name, Text(value or "-"))
-    return table
+        rows.add_row(name, _text(value or "-"))
+    return rows
 
 
 def _backend_row(view: BackendView) -> tuple[Text, ...]:
-    state = Text("healthy", "green") if view.healthy else Text(f"down: {view.reason or 'unknown'}", "red")
+    state = Text("healthy", "green") if view.healthy else _text(f"down: {view.reason or 'unknown'}", "red")
     if view.draining:
         state = Text("draining", "yellow")
     capacity = view.capacity_tokens
@@ -155,11 +158,15 @@ def _backend_row(view: BackendView) -> tuple[Text, ...]:
     hits = None if engine is None or not engine.prompt_tokens else (engine.cached_tokens or 0) / engine.prompt_tokens
     tokens = "-" if capacity is None else f"{capacity:,} tokens"
     counts = (tokens, demand, str(view.programs), str(view.in_flight), percent(hits), ", ".join(view.models) or "-")
-    return (Text(view.id), Text(view.url), Text(view.kind or "-"), state, *map(Text, counts))
+    return (_text(view.id), _text(view.url), _text(view.kind or "-"), state, *map(_text, counts))
+
+
+def _text(words: str, style: str = "") -> Text:
+    return Text(escaped(words), style)
 
 
 def _styled(word: str) -> Text:
-    return Text(word, _STYLES.get(word, ""))
+    return _text(word, _STYLES.get(word, ""))
 
 
 def _seconds(seconds: float | None) -> str:

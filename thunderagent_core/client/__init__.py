@@ -9,7 +9,16 @@
 """
 
 from thunderagent_core.client.async_client import AsyncClient
+from thunderagent_core.client.async_environment import AsyncEnvironment
 from thunderagent_core.client.async_program import AsyncProgram
+from thunderagent_core.client.environment import Environment
+from thunderagent_core.client.environment_views import (
+    CommandFailedError,
+    EnvironmentView,
+    ExecOutput,
+    ExecResult,
+    ReapItem,
+)
 from thunderagent_core.client.errors import (
     APIError,
     AuthenticationError,
@@ -32,19 +41,26 @@ from thunderagent_core.client.views import BackendView, EngineView, HistoryEntry
 __all__ = [
     "APIError",
     "AsyncClient",
+    "AsyncEnvironment",
     "AsyncProgram",
     "AsyncStream",
     "AuthenticationError",
     "BackendView",
     "BadRequestError",
     "Client",
+    "CommandFailedError",
     "ConflictError",
     "EngineView",
+    "Environment",
+    "EnvironmentView",
+    "ExecOutput",
+    "ExecResult",
     "HistoryEntry",
     "NotFoundError",
     "Program",
     "ProgramList",
     "ProgramView",
+    "ReapItem",
     "RetryPolicy",
     "ServerError",
     "Stream",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import httpx
 
-from thunderagent_core.client import calls
+from thunderagent_core.client import calls, environment_calls
 from thunderagent_core.client.async_program import AsyncProgram
 from thunderagent_core.client.errors import UnavailableError
 from thunderagent_core.client.program import new_id
@@ -22,9 +22,10 @@ from thunderagent_core.client.session import (
 from thunderagent_core.client.streams import AsyncStream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
+    from thunderagent_core.client.environment_views import EnvironmentView, ReapItem
     from thunderagent_core.client.retry import RetryPolicy
     from thunderagent_core.client.views import BackendView, ProgramList, ProgramView
 
@@ -89,6 +90,7 @@ class AsyncClient:
         parent_id: str | None = None,
         group: str | None = None,
         priority: int = 0,
+        environments: Sequence[Mapping[str, Any]] = (),
     ) -> AsyncProgram:
         """Return a program to be used in an ``async with`` statement, which registers and releases it.
 
@@ -97,15 +99,22 @@ class AsyncClient:
             parent_id: the program that starts this one.
             group: programs whose slowest member matters.
             priority: lower runs earlier.
+            environments: specifications of its tool environments, as docs/environments.md has them.
         """
         name = new_id() if program_id is None else program_id
-        return AsyncProgram(self, name, parent_id=parent_id, group=group, priority=priority)
+        return AsyncProgram(self, name, parent_id=parent_id, group=group, priority=priority, environments=environments)
 
     async def register(
-        self, program_id: str, *, parent_id: str | None = None, group: str | None = None, priority: int = 0
+        self,
+        program_id: str,
+        *,
+        parent_id: str | None = None,
+        group: str | None = None,
+        priority: int = 0,
+        environments: Sequence[Mapping[str, Any]] = (),
     ) -> ProgramView:
         """Announce a program before its first request; again with the same arguments is no error."""
-        return await self.run(calls.register(program_id, parent_id=parent_id, group=group, priority=priority))
+        return await self.run(calls.register(program_id, parent_id, group, priority, environments))
 
     async def programs(self) -> ProgramList:
         """Return the programs that have not ended."""
@@ -142,6 +151,17 @@ class AsyncClient:
     async def resumed(self, program_id: str) -> ProgramView:
         """Report that an idle or interrupted program goes on."""
         return await self.report(program_id, "resumed")
+
+    # Tool environments
+
+    async def environments(self, program_id: str | None = None) -> tuple[EnvironmentView, ...]:
+        """Return all tool environments, or those of one program."""
+        call = environment_calls.list_all() if program_id is None else environment_calls.list_of(program_id)
+        return await self.run(call)
+
+    async def reap(self, *, dry_run: bool = False) -> tuple[ReapItem, ...]:
+        """Have everything taken back that nobody owns, and return what that is; ``dry_run``: only tell."""
+        return await self.run(environment_calls.reap(dry_run=dry_run))
 
     # Generations
 
@@ -252,7 +272,11 @@ class AsyncClient:
 
     async def events(self) -> AsyncStream:
         """Follow the scheduler's decisions, from now on."""
-        return AsyncStream(await self._exchange(calls.events(), stream=True), endless=True)
+        return await self.open_stream(calls.events())
+
+    async def open_stream(self, call: calls.Call[dict[str, Any]]) -> AsyncStream:
+        """Perform a call whose answer is a stream that knows its own end."""
+        return AsyncStream(await self._exchange(call, stream=True), endless=True)
 
     async def run(self, call: calls.Call[T], *, brief: bool = False) -> T:
         """Perform a call; ``brief``: with little time and one retry at most."""

@@ -6,12 +6,13 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from thunderagent_core.client import calls
+from thunderagent_core.client import calls, environment_calls
+from thunderagent_core.client.async_environment import AsyncEnvironment
 from thunderagent_core.client.errors import NotFoundError, ThunderAgentError
 from thunderagent_core.client.session import LOG
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
     from types import TracebackType
 
     from thunderagent_core.client.async_client import AsyncClient
@@ -23,13 +24,21 @@ class AsyncProgram:
     """One agent run. Its ``async with`` block registers it and releases it however it ends, also when cancelled."""
 
     def __init__(
-        self, client: AsyncClient, program_id: str, *, parent_id: str | None, group: str | None, priority: int
+        self,
+        client: AsyncClient,
+        program_id: str,
+        *,
+        parent_id: str | None,
+        group: str | None,
+        priority: int,
+        environments: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._client = client
         self.id = program_id
         self.parent_id = parent_id
         self.group = group
         self.priority = priority
+        self.environments = tuple(environments)
 
     def __repr__(self) -> str:
         return f"AsyncProgram({self.id!r})"
@@ -56,7 +65,22 @@ class AsyncProgram:
 
     async def register(self) -> ProgramView:
         """Announce the program; the ``async with`` statement does."""
-        return await self._client.register(self.id, parent_id=self.parent_id, group=self.group, priority=self.priority)
+        return await self._client.register(
+            self.id,
+            parent_id=self.parent_id,
+            group=self.group,
+            priority=self.priority,
+            environments=self.environments,
+        )
+
+    def environment(self, name: str) -> AsyncEnvironment:
+        """Return one of its tool environments, which the server makes when it is needed."""
+        return AsyncEnvironment(self._client, self.id, name)
+
+    async def declare(self, spec: Mapping[str, Any]) -> AsyncEnvironment:
+        """Ask for one more tool environment and return it; the same again is no error."""
+        view = await self._client.run(environment_calls.declare(self.id, spec))
+        return self.environment(view.name)
 
     async def release(self) -> bool:
         """End the program; the ``async with`` statement does. False where it had ended before."""

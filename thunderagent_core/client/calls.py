@@ -12,9 +12,12 @@ from thunderagent_core.client.errors import UnexpectedAnswerError
 from thunderagent_core.client.views import BackendList, BackendView, ProgramList, ProgramView, Released
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 T = TypeVar("T")
+
+_GENERATING = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"))
+"""What generates and nothing else, unless it is told to store the answer."""
 
 ProgramEvent = Literal["tool_started", "tool_finished", "idle", "interrupted", "resumed"]
 
@@ -32,6 +35,8 @@ class Call(Generic[T]):
         generation: the answer may take as long as the model, and the queue before it.
         once: a failure is an answer too, so there is no second attempt.
         endless: the answer is a stream that may be silent for any time.
+        slow: the answer may take as long as a command in an environment.
+        content_type: of the body.
     """
 
     method: str
@@ -42,50 +47,60 @@ class Call(Generic[T]):
     generation: bool = False
     once: bool = False
     endless: bool = False
+    slow: bool = False
+    content_type: str = "application/json"
 
 
-def register(program_id: str, *, parent_id: str | None, group: str | None, priority: int) -> Call[ProgramView]:
+def register(
+    program_id: str,
+    parent_id: str | None,
+    group: str | None,
+    priority: int,
+    environments: Sequence[Mapping[str, Any]] = (),
+) -> Call[ProgramView]:
     """POST /programs."""
-    body = {"program_id": program_id, "parent_id": parent_id, "group": group, "priority": priority}
-    return Call("POST", "/programs", _into(ProgramView), _json(body))
+    body: dict[str, Any] = {"program_id": program_id, "parent_id": parent_id, "group": group, "priority": priority}
+    if environments:
+        body["environments"] = [dict(spec) for spec in environments]
+    return Call("POST", "/programs", into(ProgramView), json_body(body))
 
 
 def list_programs() -> Call[ProgramList]:
     """GET /programs."""
-    return Call("GET", "/programs", _into(ProgramList))
+    return Call("GET", "/programs", into(ProgramList))
 
 
 def get_program(program_id: str) -> Call[ProgramView]:
     """GET /programs/{id}."""
-    return Call("GET", f"/programs/{_segment(program_id)}", _into(ProgramView))
+    return Call("GET", f"/programs/{segment(program_id)}", into(ProgramView))
 
 
 def release(program_id: str) -> Call[bool]:
     """POST /programs/release."""
     return Call(
-        "POST", "/programs/release", lambda body: _into(Released)(body).released, _json({"program_id": program_id})
+        "POST", "/programs/release", lambda body: into(Released)(body).released, json_body({"program_id": program_id})
     )
 
 
 def report(program_id: str, event: ProgramEvent, tool: str | None = None) -> Call[ProgramView]:
     """POST /programs/{id}/events."""
     body = {"type": event} if tool is None else {"type": event, "tool": tool}
-    return Call("POST", f"/programs/{_segment(program_id)}/events", _into(ProgramView), _json(body))
+    return Call("POST", f"/programs/{segment(program_id)}/events", into(ProgramView), json_body(body))
 
 
 def list_backends() -> Call[tuple[BackendView, ...]]:
     """GET /backends."""
-    return Call("GET", "/backends", lambda body: _into(BackendList)(body).backends)
+    return Call("GET", "/backends", lambda body: into(BackendList)(body).backends)
 
 
 def add_backend(url: str) -> Call[BackendView]:
     """POST /backends. Not repeated: a retry could add a backend that somebody has drained meanwhile."""
-    return Call("POST", "/backends", _into(BackendView), _json({"url": url}), repeatable=False)
+    return Call("POST", "/backends", into(BackendView), json_body({"url": url}), repeatable=False)
 
 
 def drain_backend(backend_id: str) -> Call[None]:
     """DELETE /backends/{id}. Not repeatable: it may be gone by then."""
-    return Call("DELETE", f"/backends/{_segment(backend_id)}", lambda _: None, repeatable=False)
+    return Call("DELETE", f"/backends/{segment(backend_id)}", lambda _: None, repeatable=False)
 
 
 def probe(path: Literal["/health", "/ready"]) -> Call[None]:
@@ -96,15 +111,19 @@ def probe(path: Literal["/health", "/ready"]) -> Call[None]:
 def generate(path: str, program_id: str | None, params: Mapping[str, Any], *, stream: bool) -> Call[dict[str, Any]]:
     """POST a generation; parameters that are None are left out.
 
-    It counts as repeatable: it changes nothing but the engine's cache, and the server drops a request whose
-    client has gone.
+    A plain generation counts as repeatable: it changes nothing but the engine's cache, and the server drops a request
+    whose client has gone. A response to ``store`` or to make in the ``background`` does not, nor does what another
+    route does.
     """
     body = {name: value for name, value in params.items() if value is not None}
     if stream:
         body["stream"] = True
     if program_id is not None:
         body["program_id"] = program_id
-    return Call("POST", path, json_object, _json(body), generation=True)
+    route = path.partition("?")[0]
+    stored = route == "/v1/responses" and bool(body.get("store") or body.get("background"))
+    repeatable = route in _GENERATING and not stored
+    return Call("POST", path, json_object, json_body(body), repeatable=repeatable, generation=True)
 
 
 def events() -> Call[dict[str, Any]]:
@@ -114,10 +133,12 @@ def events() -> Call[dict[str, Any]]:
 
 def json_object(body: bytes) -> dict[str, Any]:
     """Read a JSON object. Raises UnexpectedAnswerError."""
-    return _into(dict[str, Any])(body)
+    return into(dict[str, Any])(body)
 
 
-def _into(kind: type[T]) -> Callable[[bytes], T]:
+def into(kind: type[T]) -> Callable[[bytes], T]:
+    """Return what reads a body as ``kind``. It raises UnexpectedAnswerError."""
+
     def decode(body: bytes) -> T:
         try:
             return msgspec.json.decode(body, type=kind)
@@ -127,11 +148,12 @@ def _into(kind: type[T]) -> Callable[[bytes], T]:
     return decode
 
 
-def _json(content: object) -> bytes:
+def json_body(content: object) -> bytes:
+    """Return a value as JSON."""
     return msgspec.json.encode(content)
 
 
-def _segment(name: str) -> str:
+def segment(name: str) -> str:
     """Encode one segment of a path; a segment of dots alone would be taken for a step in the path."""
     encoded = quote(name, safe="")
     return encoded.replace(".", "%2E") if encoded.strip(".") == "" else encoded

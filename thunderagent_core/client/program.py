@@ -6,12 +6,13 @@ import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from thunderagent_core.client import calls
+from thunderagent_core.client import calls, environment_calls
+from thunderagent_core.client.environment import Environment
 from thunderagent_core.client.errors import NotFoundError, ThunderAgentError
 from thunderagent_core.client.session import LOG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from thunderagent_core.client.streams import Stream
@@ -28,13 +29,21 @@ class Program:
     """One agent run. ``Client.program`` makes it; its ``with`` block registers it and releases it however it ends."""
 
     def __init__(
-        self, client: Client, program_id: str, *, parent_id: str | None, group: str | None, priority: int
+        self,
+        client: Client,
+        program_id: str,
+        *,
+        parent_id: str | None,
+        group: str | None,
+        priority: int,
+        environments: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._client = client
         self.id = program_id
         self.parent_id = parent_id
         self.group = group
         self.priority = priority
+        self.environments = tuple(environments)
 
     def __repr__(self) -> str:
         return f"Program({self.id!r})"
@@ -61,7 +70,22 @@ class Program:
 
     def register(self) -> ProgramView:
         """Announce the program; the ``with`` statement does."""
-        return self._client.register(self.id, parent_id=self.parent_id, group=self.group, priority=self.priority)
+        return self._client.register(
+            self.id,
+            parent_id=self.parent_id,
+            group=self.group,
+            priority=self.priority,
+            environments=self.environments,
+        )
+
+    def environment(self, name: str) -> Environment:
+        """Return one of its tool environments, which the server makes when it is needed."""
+        return Environment(self._client, self.id, name)
+
+    def declare(self, spec: Mapping[str, Any]) -> Environment:
+        """Ask for one more tool environment and return it; the same again is no error."""
+        view = self._client.run(environment_calls.declare(self.id, spec))
+        return self.environment(view.name)
 
     def release(self) -> bool:
         """End the program; the ``with`` statement does. False where it had ended before."""

@@ -53,7 +53,7 @@ class Session:
         timeout = self._timeout(call, brief=brief)
         headers = {"user-agent": f"thunderagent/{__version__}"}
         if call.body is not None:
-            headers["content-type"] = "application/json"
+            headers["content-type"] = call.content_type
         if self.api_key is not None:
             headers["authorization"] = f"Bearer {self.api_key}"
         if call.generation and timeout.read is not None:
@@ -72,7 +72,7 @@ class Session:
         return Attempts(policy, self.base_url, repeatable=call.repeatable)
 
     def _timeout(self, call: Call[Any], *, brief: bool) -> httpx.Timeout:
-        if call.generation:
+        if call.generation or call.slow:
             return self.timeout
         longest = _CLOSING_READ_S if brief else _CONTROL_READ_S
         read = longest if self.timeout.read is None else min(longest, self.timeout.read)

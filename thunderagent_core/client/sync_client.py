@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import httpx
 
-from thunderagent_core.client import calls
+from thunderagent_core.client import calls, environment_calls
 from thunderagent_core.client.errors import UnavailableError
 from thunderagent_core.client.program import Program, new_id
 from thunderagent_core.client.session import (
@@ -21,9 +21,10 @@ from thunderagent_core.client.session import (
 from thunderagent_core.client.streams import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
+    from thunderagent_core.client.environment_views import EnvironmentView, ReapItem
     from thunderagent_core.client.retry import RetryPolicy
     from thunderagent_core.client.views import BackendView, ProgramList, ProgramView
 
@@ -88,6 +89,7 @@ class Client:
         parent_id: str | None = None,
         group: str | None = None,
         priority: int = 0,
+        environments: Sequence[Mapping[str, Any]] = (),
     ) -> Program:
         """Return a program to be used in a ``with`` statement, which registers and releases it.
 
@@ -96,15 +98,22 @@ class Client:
             parent_id: the program that starts this one.
             group: programs whose slowest member matters.
             priority: lower runs earlier.
+            environments: specifications of its tool environments, as docs/environments.md has them.
         """
         name = new_id() if program_id is None else program_id
-        return Program(self, name, parent_id=parent_id, group=group, priority=priority)
+        return Program(self, name, parent_id=parent_id, group=group, priority=priority, environments=environments)
 
     def register(
-        self, program_id: str, *, parent_id: str | None = None, group: str | None = None, priority: int = 0
+        self,
+        program_id: str,
+        *,
+        parent_id: str | None = None,
+        group: str | None = None,
+        priority: int = 0,
+        environments: Sequence[Mapping[str, Any]] = (),
     ) -> ProgramView:
         """Announce a program before its first request; again with the same arguments is no error."""
-        return self.run(calls.register(program_id, parent_id=parent_id, group=group, priority=priority))
+        return self.run(calls.register(program_id, parent_id, group, priority, environments))
 
     def programs(self) -> ProgramList:
         """Return the programs that have not ended."""
@@ -141,6 +150,17 @@ class Client:
     def resumed(self, program_id: str) -> ProgramView:
         """Report that an idle or interrupted program goes on."""
         return self.report(program_id, "resumed")
+
+    # Tool environments
+
+    def environments(self, program_id: str | None = None) -> tuple[EnvironmentView, ...]:
+        """Return all tool environments, or those of one program."""
+        call = environment_calls.list_all() if program_id is None else environment_calls.list_of(program_id)
+        return self.run(call)
+
+    def reap(self, *, dry_run: bool = False) -> tuple[ReapItem, ...]:
+        """Have everything taken back that nobody owns, and return what that is; ``dry_run``: only tell."""
+        return self.run(environment_calls.reap(dry_run=dry_run))
 
     # Generations
 
@@ -251,7 +271,11 @@ class Client:
 
     def events(self) -> Stream:
         """Follow the scheduler's decisions, from now on."""
-        return Stream(self._exchange(calls.events(), stream=True), endless=True)
+        return self.open_stream(calls.events())
+
+    def open_stream(self, call: calls.Call[dict[str, Any]]) -> Stream:
+        """Perform a call whose answer is a stream that knows its own end."""
+        return Stream(self._exchange(call, stream=True), endless=True)
 
     def run(self, call: calls.Call[T], *, brief: bool = False) -> T:
         """Perform a call; ``brief``: with little time and one retry at most."""

@@ -1,234 +1,188 @@
-"""``ServerConfig``: every setting of the server, with its default, its description and its range in one place."""
+"""``ServerConfig``: every setting of the server."""
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from dataclasses import Field, dataclass, fields
+from typing import TYPE_CHECKING, Final, cast
 
-from thunderagent_core.config.rules import (
-    Choice,
-    EngineUrl,
-    NewFile,
-    Number,
-    Optional,
-    Rule,
-    Several,
-    Switch,
-    Whole,
-    Word,
+from thunderagent_core.config.declaring import (
+    ENGINES,
+    ENVIRONMENTS,
+    KEY,
+    POLICIES,
+    SCHEDULING,
+    SECONDS,
+    SECONDS_OR_NONE,
+    SERVER,
+    About,
+    ConfigError,
+    setting,
 )
+from thunderagent_core.config.environments import EnvironmentsConfig
+from thunderagent_core.config.rules import Choice, EngineUrl, NewFile, Number, Optional, Several, Switch, Whole, Word
 from thunderagent_core.scheduling.policies import POLICY_NAMES
 from thunderagent_core.scheduling.settings import SchedulerSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_T = TypeVar("_T")
 _CORE: Final = SchedulerSettings()
 _HIGHEST_PORT: Final = 65535
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
-_SECONDS: Final = Number(0, above=True)
-_SECONDS_OR_NONE: Final = Number(0)
 _WATERMARK: Final = Number(0, 4, above=True)
-_KEY: Final = Word("printable ASCII without spaces or commas")
-
-
-class ConfigError(Exception):
-    """A setting cannot be used; the text is one line that names it, what was given and what is allowed.
-
-    Args:
-        key: name of the setting.
-        given: what was given, as it may be shown; None where showing it would say nothing or give a secret away.
-        allowed: what is allowed.
-        source: where the value came from.
-    """
-
-    def __init__(self, key: str, given: str | None, allowed: str, source: str | None = None) -> None:
-        self.key, self.given, self.allowed, self.source = key, given, allowed, source
-        where = f"{key} (from {source})" if source else key
-        what = "" if given is None else f"got {given}, "
-        super().__init__(" ".join(f"{where}: {what}allowed: {allowed}".split()))
-
-
-class UnknownSettingError(ConfigError):
-    """A name that is no setting; the text says where it stands and which known one is nearest."""
-
-    def __init__(self, key: str, source: str, nearest: str) -> None:
-        super().__init__(key, None, nearest, source)
-        self.args = (f"unknown setting {key} (from {source}); the nearest known one is {nearest}",)
-
-
-@dataclass(frozen=True, slots=True)
-class About:
-    """What is known of one setting besides its type and default.
-
-    Args:
-        text: one line for ``--help`` and docs/configuration.md, with the unit.
-        rule: what it may be.
-        flag: its command line option.
-        panel: under which heading ``--help`` lists it.
-        secret: never shown.
-    """
-
-    text: str
-    rule: Rule
-    flag: str
-    panel: str
-    secret: bool
-
-
-def _setting(default: _T, rule: Rule, text: str, *, panel: str, flag: str = "", secret: bool = False) -> _T:
-    """Declare one setting."""
-    about = About(text, rule, flag, panel, secret)
-    declared: _T = field(default=default, repr=not secret, metadata={"about": about})
-    return declared
-
-
-_SERVER: Final = "Server"
-_ENGINES: Final = "Engines"
-_SCHEDULING: Final = "Scheduling"
-_POLICIES: Final = "Settings of single policies"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
+class ServerConfig(EnvironmentsConfig):
     """Settings of ``thunderagent serve``, checked when they are put together.
 
     Raises:
         ConfigError: a value is not allowed.
     """
 
-    host: str = _setting(
-        "127.0.0.1", Word("a host name or address"), "Address to listen on; 0.0.0.0 for all.", panel=_SERVER
+    host: str = setting(
+        "127.0.0.1", Word("a host name or address"), "Address to listen on; 0.0.0.0 for all.", panel=SERVER
     )
-    port: int = _setting(
-        8300, Whole(0, _HIGHEST_PORT), "TCP port to listen on; 0 lets the system choose one.", panel=_SERVER
+    port: int = setting(
+        8300, Whole(0, _HIGHEST_PORT), "TCP port to listen on; 0 lets the system choose one.", panel=SERVER
     )
-    backends: tuple[str, ...] = _setting(
+    backends: tuple[str, ...] = setting(
         (),
         Several(EngineUrl()),
         "Root URL of an engine; more can be added while running.",
-        panel=_ENGINES,
+        panel=ENGINES,
         flag="--backend",
     )
-    policy: str = _setting(
-        "paper", Choice(POLICY_NAMES), f"How programs are scheduled: {', '.join(POLICY_NAMES)}.", panel=_SCHEDULING
+    policy: str = setting(
+        "paper", Choice(POLICY_NAMES), f"How programs are scheduled: {', '.join(POLICY_NAMES)}.", panel=SCHEDULING
     )
-    tick_s: float = _setting(
+    tick_s: float = setting(
         _CORE.tick_s,
-        _SECONDS,
+        SECONDS,
         "Seconds between backstop passes; every event is acted on at once anyway.",
-        panel=_SCHEDULING,
+        panel=SCHEDULING,
     )
-    high_watermark: float = _setting(
+    high_watermark: float = setting(
         _CORE.high_watermark,
         _WATERMARK,
         "Share of an engine's KV cache above which programs are paused.",
-        panel=_SCHEDULING,
+        panel=SCHEDULING,
     )
-    low_watermark: float = _setting(
+    low_watermark: float = setting(
         _CORE.low_watermark,
         _WATERMARK,
-        "Share of an engine's KV cache below which programs are restored.",
-        panel=_SCHEDULING,
+        "Share of an engine's KV cache below which programs are restored; at most high_watermark counts.",
+        panel=SCHEDULING,
     )
-    decay_base: float = _setting(
+    decay_base: float = setting(
         _CORE.decay_base,
         Number(1),
         "Factor x by which an acting program's weight decays; 1 turns decay off.",
-        panel=_SCHEDULING,
+        panel=SCHEDULING,
     )
-    decay_interval_s: float = _setting(
+    decay_interval_s: float = setting(
         _CORE.decay_interval_s,
-        _SECONDS,
+        SECONDS,
         "Seconds in which an acting program's weight falls by decay_base.",
-        panel=_SCHEDULING,
+        panel=SCHEDULING,
     )
-    growth_reserve_tokens: int = _setting(
+    growth_reserve_tokens: int = setting(
         _CORE.growth_reserve_tokens,
         Whole(0),
         "Tokens kept free for the next turn of each active program.",
-        panel=_SCHEDULING,
+        panel=SCHEDULING,
     )
-    max_wait_s: float = _setting(
-        _CORE.max_wait_s, _SECONDS, "Longest time in seconds that a program is held back.", panel=_SCHEDULING
+    max_wait_s: float = setting(
+        _CORE.max_wait_s, SECONDS, "Longest time in seconds that a program is held back.", panel=SCHEDULING
     )
-    idle_lease_s: float = _setting(
+    idle_lease_s: float = setting(
         _CORE.idle_lease_s,
-        _SECONDS,
+        SECONDS,
         "Seconds without a request or event after which a program is ended.",
-        panel=_SCHEDULING,
+        panel=SCHEDULING,
     )
-    interrupt_lease_s: float = _setting(
+    interrupt_lease_s: float = setting(
         _CORE.interrupt_lease_s,
-        _SECONDS,
+        SECONDS,
         "The same for a program that waits for a person, in seconds.",
-        panel=_SCHEDULING,
+        panel=SCHEDULING,
     )
-    home_window_s: float = _setting(
+    home_window_s: float = setting(
         _CORE.home_window_s,
-        _SECONDS_OR_NONE,
+        SECONDS_OR_NONE,
         "Seconds after a pause in which a cache counts as warm where it was.",
-        panel=_SCHEDULING,
+        panel=SCHEDULING,
     )
-    discount_shared_prefix: bool = _setting(
+    discount_shared_prefix: bool = setting(
         _CORE.discount_shared_prefix,
         Switch(),
         "Count a prefix that programs share once, not for each of them.",
-        panel=_SCHEDULING,
+        panel=SCHEDULING,
     )
-    cap_programs: int = _setting(
-        _CORE.cap_programs, Whole(1), "Policy cap: programs active at once on each engine.", panel=_POLICIES
+    prepare_ahead: int = setting(
+        _CORE.prepare_ahead,
+        Whole(0),
+        "Waiting programs whose tool environments are made ahead, at most.",
+        panel=SCHEDULING,
     )
-    ttl_s: float = _setting(
+    cap_programs: int = setting(
+        _CORE.cap_programs, Whole(1), "Policy cap: programs active at once on each engine.", panel=POLICIES
+    )
+    ttl_s: float = setting(
         _CORE.ttl_s,
-        _SECONDS_OR_NONE,
+        SECONDS_OR_NONE,
         "Policy ttl: seconds for which an acting program keeps its cache.",
-        panel=_POLICIES,
+        panel=POLICIES,
     )
-    capacity_tokens: int | None = _setting(
+    capacity_tokens: int | None = setting(
         None,
         Optional(Whole(1)),
         "KV cache of each engine in tokens, instead of what the engines report.",
-        panel=_ENGINES,
+        panel=ENGINES,
     )
-    backend_api_key: str | None = _setting(
+    backend_api_key: str | None = setting(
         None,
-        Optional(_KEY),
+        Optional(KEY),
         "Key sent to the engines instead of the client's Authorization.",
-        panel=_ENGINES,
+        panel=ENGINES,
         secret=True,
     )
-    poll_interval_s: float = _setting(1.0, _SECONDS, "Seconds between two looks at an engine.", panel=_ENGINES)
-    poll_timeout_s: float = _setting(2.0, _SECONDS, "Seconds that an engine may take to answer a look.", panel=_ENGINES)
-    lost_after_polls: int = _setting(
-        3, Whole(1), "Time-outs in a row after which an engine counts as lost.", panel=_ENGINES
+    poll_interval_s: float = setting(1.0, SECONDS, "Seconds between two looks at an engine.", panel=ENGINES)
+    poll_timeout_s: float = setting(2.0, SECONDS, "Seconds that an engine may take to answer a look.", panel=ENGINES)
+    lost_after_polls: int = setting(
+        3, Whole(1), "Time-outs in a row after which an engine counts as lost.", panel=ENGINES
     )
-    startup_wait_s: float = _setting(
-        0.0, _SECONDS_OR_NONE, "Seconds to wait at start for the first engine to answer.", panel=_ENGINES
+    response_timeout_s: float = setting(
+        3600.0,
+        SECONDS,
+        "Longest silence of an engine in seconds, before an answer or within it; then the request ends.",
+        panel=ENGINES,
     )
-    max_body_bytes: int = _setting(
-        32 * 1024 * 1024, Whole(1), "Longest request body in bytes; more is answered with 413.", panel=_SERVER
+    startup_wait_s: float = setting(
+        0.0, SECONDS_OR_NONE, "Seconds to wait at start for the first engine to answer.", panel=ENGINES
     )
-    api_keys: tuple[str, ...] = _setting(
+    max_body_bytes: int = setting(
+        32 * 1024 * 1024, Whole(1), "Longest request body in bytes; more is answered with 413.", panel=SERVER
+    )
+    api_keys: tuple[str, ...] = setting(
         (),
-        Several(_KEY),
+        Several(KEY),
         "Key that clients must send as a bearer token; none: no check.",
-        panel=_SERVER,
+        panel=SERVER,
         flag="--api-key",
         secret=True,
     )
-    shutdown_grace_s: float = _setting(
-        30.0, _SECONDS_OR_NONE, "Seconds that requests in flight are given when the server stops.", panel=_SERVER
+    shutdown_grace_s: float = setting(
+        30.0, SECONDS_OR_NONE, "Seconds that requests in flight are given when the server stops.", panel=SERVER
     )
-    trace: Path | None = _setting(  # noqa: RUF009 - it declares a field, as its neighbours do
-        None, Optional(NewFile()), "File to record all events and decisions in, for thunderagent replay.", panel=_SERVER
+    trace: Path | None = setting(  # noqa: RUF009 - it declares a field, as its neighbours do
+        None, Optional(NewFile()), "File to record all events and decisions in, for thunderagent replay.", panel=SERVER
     )
-    log_level: str = _setting(
-        "info", Choice(_LOG_LEVELS), f"Least severity that is logged: {', '.join(_LOG_LEVELS)}.", panel=_SERVER
+    log_level: str = setting(
+        "info", Choice(_LOG_LEVELS), f"Least severity that is logged: {', '.join(_LOG_LEVELS)}.", panel=SERVER
     )
-    history_programs: int = _setting(
-        1000, Whole(0), "Ended programs that are remembered, so that releasing them again is no error.", panel=_SERVER
+    history_programs: int = setting(
+        1000, Whole(0), "Ended programs that are remembered, so that releasing them again is no error.", panel=SERVER
     )
 
     def __post_init__(self) -> None:
@@ -239,10 +193,6 @@ class ServerConfig:
             except ValueError:
                 raise bad_value(name, given) from None
             object.__setattr__(self, name, value)
-        if self.low_watermark > self.high_watermark:
-            raise ConfigError(
-                "low_watermark", f"{self.low_watermark:g}", f"at most high_watermark, which is {self.high_watermark:g}"
-            )
 
     def scheduler_settings(self) -> SchedulerSettings:
         """Return what the scheduling core needs."""
@@ -250,8 +200,9 @@ class ServerConfig:
 
 
 def settings() -> dict[str, About]:
-    """Return all settings by name, in the order of their declaration."""
-    return {f.name: _about(f) for f in fields(ServerConfig)}
+    """Return all settings by name, in the order of their declaration; those of environments come last."""
+    declared = {f.name: _about(f) for f in fields(ServerConfig)}
+    return dict(sorted(declared.items(), key=lambda item: item[1].panel == ENVIRONMENTS))
 
 
 def bad_value(name: str, given: object, source: str | None = None) -> ConfigError:

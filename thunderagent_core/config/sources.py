@@ -6,14 +6,16 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from thunderagent_core.config.model import ConfigError, ServerConfig, UnknownSettingError, bad_value, settings
+from thunderagent_core.config.declaring import ConfigError, UnknownSettingError
+from thunderagent_core.config.model import ServerConfig, bad_value, settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PREFIX: Final = "THUNDERAGENT_"
-CLIENT_VARIABLES: Final = frozenset(("THUNDERAGENT_SERVER", "THUNDERAGENT_API_KEY"))
-"""What the commands that talk to a server read; ``serve`` has no use for them, and no quarrel with them."""
+OTHER_VARIABLES: Final = frozenset(("THUNDERAGENT_SERVER", "THUNDERAGENT_API_KEY", "THUNDERAGENT_CACHE"))
+"""What the commands that talk to a server read, and ``tests/run``; ``serve`` has no use for them, and no quarrel with
+them."""
 
 
 def load_config(
@@ -54,7 +56,7 @@ def _take_file(file: Path, values: dict[str, Any], sources: dict[str, str]) -> N
 def _take_environment(environ: Mapping[str, str], values: dict[str, Any], sources: dict[str, str]) -> None:
     known = {PREFIX + name.upper(): name for name in settings()}
     for variable in sorted(environ):
-        if not variable.startswith(PREFIX) or variable in CLIENT_VARIABLES:
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
             continue
         if variable not in known:
             raise _unknown(variable, known, "the environment")

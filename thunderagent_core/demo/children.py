@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MODULE: Final = "thunderagent_core.cli.guarded"
 _URL: Final = re.compile(r"https?://\S+")
-_START_S: Final = 30.0
+_START_S: Final = 120.0
 _STOP_S: Final = 5.0
 _TAIL_BYTES: Final = 2000
 

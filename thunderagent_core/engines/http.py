@@ -70,7 +70,7 @@ class EngineHttp:
             raise EngineError(f"{url} is unreachable: {reason}", refused=refused) from error
         if answer.status_code != httpx.codes.OK:
             kind = NotFoundError if answer.status_code == httpx.codes.NOT_FOUND else EngineError
-            raise kind(f"{url} answered {answer.status_code}: {answer.text[:_SHOWN_BODY] or 'nothing'}")
+            raise kind(f"{url} answered {answer.status_code}: {_shown(answer.text)}")
         return answer.text
 
     async def json(self, path: str) -> dict[str, Any]:
@@ -84,6 +84,12 @@ class EngineHttp:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+def _shown(body: str) -> str:
+    """Return the beginning of an unexpected answer on one line, for logs and terminals."""
+    text = " ".join(body[:_SHOWN_BODY].split())
+    return "".join(c if c.isprintable() else "?" for c in text) or "nothing"
 
 
 @contextmanager

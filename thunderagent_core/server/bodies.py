@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 
+from thunderagent_core.environments.spec import EnvironmentSpec, SpecError, read_specs
 from thunderagent_core.scheduling import events as ev
-from thunderagent_core.server.errors import ApiError, invalid
+from thunderagent_core.server.errors import ApiError, invalid, spec_error
 from thunderagent_core.server.wire import check_program_id, decode_object
 
 T = TypeVar("T")
+
+Priority = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+"""What engines take as a priority as well."""
+
+_MAX_URL_CHARS = 2048
 
 _SHOWN_CHARS = 100
 """Of an unknown field's name in the answer: a client that sends megabytes does not get them back."""
@@ -23,7 +29,8 @@ class RegisterBody(msgspec.Struct, forbid_unknown_fields=True):
     program_id: str
     parent_id: str | None = None
     group: str | None = None
-    priority: int = 0
+    priority: Priority = 0
+    environments: list[Any] = []
 
 
 class ReleaseBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -42,7 +49,7 @@ class EventBody(msgspec.Struct, forbid_unknown_fields=True):
 class BackendBody(msgspec.Struct, forbid_unknown_fields=True):
     """``POST /backends``."""
 
-    url: str
+    url: Annotated[str, msgspec.Meta(max_length=_MAX_URL_CHARS)]
 
 
 def read_body(body: bytes, kind: type[T]) -> T:
@@ -77,20 +84,26 @@ def read_event(program_id: str, body: bytes) -> ev.Event:
         raise invalid(f"`type` must be one of {', '.join([*tools, *plain])}.", "type")
     if not content.tool:
         raise invalid("`tool` must name the tool.", "tool", "missing_required_parameter")
+    check_program_id(content.tool, "tool")
     return cast("ev.Event", tools[content.type](program_id, content.tool))
 
 
-def register_event(body: bytes) -> ev.ProgramRegistered:
-    """Return the registration in a body. Raises ApiError (400, 422)."""
+def read_registration(body: bytes) -> tuple[ev.ProgramRegistered, tuple[EnvironmentSpec, ...]]:
+    """Return the registration in a body and the environments that it declares. Raises ApiError (400, 422)."""
     content = read_body(body, RegisterBody)
     for name in ("parent_id", "group"):
         if getattr(content, name) is not None:
             check_program_id(getattr(content, name), name)
     check_program_id(content.program_id)
-    return ev.ProgramRegistered(content.program_id, content.parent_id, content.group, content.priority)
+    try:
+        specs = read_specs(content.environments)
+    except SpecError as error:
+        raise spec_error(error) from error
+    return ev.ProgramRegistered(content.program_id, content.parent_id, content.group, content.priority), specs
 
 
 def _unknown_field(name: str, fields: set[str]) -> ApiError:
     shown = name if len(name) <= _SHOWN_CHARS else name[:_SHOWN_CHARS] + "…"
     near = difflib.get_close_matches(shown, sorted(fields), n=1, cutoff=0.0)
-    return ApiError(422, f"Unknown field `{shown}`; did you mean `{near[0]}`?", code="unknown_field", param=shown)
+    message = f"Unknown field `{shown}`; did you mean `{near[0]}`?"
+    return ApiError(422, message, code="unknown_field", param=shown, permanent=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from thunderagent_core.environments.spec import UnknownFieldError
 from thunderagent_core.scheduling.decisions import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from thunderagent_core.environments.spec import SpecError
     from thunderagent_core.scheduling.decisions import Refuse
     from thunderagent_core.transport.messages import Headers
 
@@ -84,7 +87,7 @@ class ApiError(Exception):
 
 def invalid(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
     """Return a 400 for a request that is wrong in itself."""
-    return ApiError(400, message, code=code, param=param)
+    return ApiError(400, message, code=code, param=param, permanent=True)
 
 
 def forbidden_method(path: str, allowed: Iterable[str]) -> ApiError:
@@ -96,7 +99,13 @@ def forbidden_method(path: str, allowed: Iterable[str]) -> ApiError:
 
 def not_found(what: str, name: str) -> ApiError:
     """Return a 404 for something of ours that does not exist."""
-    return ApiError(404, f"There is no {what} {name!r}.", code=f"{what}_not_found", param=f"{what}_id")
+    message = f"There is no {what} {name!r}."
+    return ApiError(404, message, code=f"{what}_not_found", param=f"{what}_id", permanent=True)
+
+
+def stopping(retry_after_s: float | None = 5.0) -> ApiError:
+    """Return a 503 for what a server that is being stopped does not do any more."""
+    return ApiError(503, "The server is stopping.", code="server_stopping", retry_after_s=retry_after_s)
 
 
 def refusal(decision: Refuse, field: str | None = None) -> ApiError:
@@ -112,15 +121,31 @@ def refusal(decision: Refuse, field: str | None = None) -> ApiError:
             message = "No healthy backend."
             return ApiError(503, message, code="no_healthy_backend", retry_after_s=decision.retry_after_s)
         case Reason.STOPPING:
-            message = "The server is stopping."
-            return ApiError(503, message, code="server_stopping", retry_after_s=decision.retry_after_s)
+            return stopping(decision.retry_after_s)
         case _:
             message = "All backends are full; the request was held as long as its client allows. Its place is kept."
             return ApiError(503, message, code="held_too_long", retry_after_s=decision.retry_after_s)
 
 
 def protocol_error(status: int, message: str) -> tuple[Headers, bytes]:
-    """Return headers and body for what the transport itself refuses (400, 408, 413, 417, 431, 500, 501, 505)."""
-    codes = {408: "request_timeout", 413: "request_too_large", 431: "headers_too_large", 500: "internal_error"}
-    error = ApiError(status, message, code=codes.get(status, "bad_request"), permanent=status not in {408, 500})
+    """Return headers and body for what is refused below the routes (400, 401, 408, 413, 417, 431, 500, 501, 505)."""
+    codes = {
+        401: "invalid_api_key",
+        408: "request_timeout",
+        413: "request_too_large",
+        431: "headers_too_large",
+        500: "internal_error",
+    }
+    code, permanent = codes.get(status, "bad_request"), status not in {408, 500}
+    extra = ((b"www-authenticate", b"Bearer"),) if status == 401 else ()  # noqa: PLR2004 - as above
+    error = ApiError(status, message, code=code, permanent=permanent, extra=extra)
     return error.headers(), error.body()
+
+
+def spec_error(error: SpecError) -> ApiError:
+    """Return the answer to a specification that cannot be used: 422 for an unknown field, else 400."""
+    if not isinstance(error, UnknownFieldError):
+        return ApiError(400, f"`{error.param}`: {error}.", code="invalid_value", param=error.param, permanent=True)
+    near = difflib.get_close_matches(error.given, error.known, n=1, cutoff=0.0)[0]
+    text = f"Unknown field `{error.param}`; did you mean `{near}`?"
+    return ApiError(422, text, code="unknown_field", param=error.param, permanent=True)

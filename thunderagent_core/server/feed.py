@@ -81,5 +81,5 @@ class DecisionFeed:
 def _event(now: float, decision: Decision) -> bytes:
     kind = type(decision).__name__
     values = {field.name: getattr(decision, field.name) for field in fields(decision)}
-    content = {"now": round(now, 6), "type": kind, **values}
+    content = {"now": round(now, 6), "type": kind, **values, "reason": decision.reason}
     return f"event: {kind.lower()}\n".encode() + b"data: " + msgspec.json.encode(content) + b"\n\n"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from thunderagent_core.scheduling.decisions import Decision
     from thunderagent_core.scheduling.events import Event
+    from thunderagent_core.server.attempt import Attempt
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class Engine:
     closed: bool = False
     task: asyncio.Task[None] | None = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    attempts: set[Attempt] = field(default_factory=set)
+    """Requests that are there now."""
 
 
 class NoCapacityError(Exception):
@@ -63,11 +66,13 @@ class PollSettings:
         interval_s: seconds between polls of one engine.
         lost_after: polls in a row without an answer after which an engine counts as lost.
         capacity_tokens: KV cache size for engines that do not tell, or that overrides what they tell.
+        response_timeout_s: longest silence of an engine before an answer or within it, in seconds.
     """
 
     interval_s: float = 1.0
     lost_after: int = 3
     capacity_tokens: int | None = None
+    response_timeout_s: float = 3600.0
 
 
 class Fleet:
@@ -103,7 +108,7 @@ class Fleet:
             same = known.url == url
             message = f"{url} is already a backend" if same else f"{known.url} already has the id {backend_id}"
             raise KnownBackendError(message, backend_id, same_url=same)
-        engine = Engine(backend_id, url, ConnectionPool(url))
+        engine = Engine(backend_id, url, ConnectionPool(url, silence_s=self._settings.response_timeout_s))
         self.engines[backend_id] = engine
         self._post(BackendAdded(backend_id))
         return engine
@@ -188,6 +193,8 @@ class Fleet:
         engine.failures += 1
         if error.refused or engine.failures >= self._settings.lost_after or engine.sample is None:
             self._lose(engine, str(error))
+            for attempt in list(engine.attempts):  # with each poll: another engine may have come up meanwhile
+                attempt.engine_lost()
 
     def _lose(self, engine: Engine, problem: str) -> None:
         if engine.problem is None:

@@ -9,11 +9,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from thunderagent_core.server.environment_metrics import EnvironmentCollector
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prometheus_client.metrics_core import Metric
 
+    from thunderagent_core.environments.manager.manager import Manager
     from thunderagent_core.server.fleet import Fleet
     from thunderagent_core.server.runtime import Runtime
 
@@ -36,9 +39,11 @@ class MetricsPage:
 
     content_type = b"text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, runtime: Runtime, fleet: Fleet) -> None:
+    def __init__(self, runtime: Runtime, fleet: Fleet, manager: Manager | None = None) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_ServerCollector(runtime, fleet))
+        if manager is not None:
+            self._registry.register(EnvironmentCollector(manager))
 
     def render(self) -> bytes:
         """Return the page."""

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from thunderagent_core.server.errors import ApiError
-from thunderagent_core.transport.headers import end_to_end
+from thunderagent_core.server.headers import answer_headers
 from thunderagent_core.transport.messages import TransportError
 
 if TYPE_CHECKING:
     from thunderagent_core.server.fleet import Engine, Fleet
+    from thunderagent_core.server.headers import EngineHeaders
     from thunderagent_core.transport.messages import Headers, Request, Responder
 
 _TIMEOUT_S = 5.0
@@ -30,32 +31,26 @@ class _Answer:
 class ModelList:
     """Asks every healthy engine at once; one that does not answer in time is left out."""
 
-    def __init__(self, fleet: Fleet, *, backend_api_key: str | None = None) -> None:
+    def __init__(self, fleet: Fleet, headers: EngineHeaders) -> None:
         self._fleet = fleet
-        self._authorization = None if backend_api_key is None else f"Bearer {backend_api_key}".encode()
+        self._headers = headers
 
     async def serve(self, request: Request, respond: Responder) -> None:
         """Answer with each model once; where every engine refuses, with the first refusal as it is.
 
         Raises ApiError (503) where no engine answers.
         """
-        headers = self._headers(request)
+        headers = self._headers.credentials(request.headers)
         engines = [engine for engine in self._fleet.engines.values() if engine.problem is None]
         answers = [a for a in await asyncio.gather(*(_ask(engine, headers) for engine in engines)) if a is not None]
         if not answers:
             raise ApiError(503, "No healthy backend.", code="no_healthy_backend", retry_after_s=5.0)
         listed = {model["id"]: model for answer in answers for model in answer.models}
         if not listed:
-            respond.send(answers[0].status, end_to_end(answers[0].headers), answers[0].body)
+            respond.send(answers[0].status, answer_headers(answers[0].status, answers[0].headers), answers[0].body)
             return
         body = msgspec.json.encode({"object": "list", "data": list(listed.values())})
         respond.send(200, [(b"content-type", b"application/json")], body)
-
-    def _headers(self, request: Request) -> Headers:
-        """Return the client's own credentials, or those that replace them."""
-        if self._authorization is not None:
-            return [(b"authorization", self._authorization)]
-        return [field for field in request.headers if field[0] in {b"authorization", b"x-api-key"}]
 
 
 async def _ask(engine: Engine, headers: Headers) -> _Answer | None:

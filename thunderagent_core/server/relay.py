@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
 from thunderagent_core.engines.sse import StreamTap
 from thunderagent_core.scheduling.events import Outcome, TokensGenerated
-from thunderagent_core.server.stream_errors import stream_error
+from thunderagent_core.server.stream_errors import broken_off, server_stopped
 from thunderagent_core.transport.messages import ConnectionLostError
 
 if TYPE_CHECKING:
@@ -25,15 +26,16 @@ _GROWTH_STEP_TOKENS = 32
 """Streamed tokens between two reports of growth to the scheduler."""
 
 
-async def relay_unread(response: Response, respond: Responder, headers: Headers, exchange: Exchange) -> None:
+async def relay_unread(response: Response, headers: Headers, exchange: Exchange) -> None:
     """Pass on an answer without looking at it. Raises ConnectionLostError where the engine breaks off."""
+    respond = exchange.respond
     respond.start(response.status, headers, length=_length(response.headers))
     try:
         async for piece in response:
             respond.write(piece)
             await respond.drain()
-    except ConnectionLostError:
-        exchange.fail()
+    except ConnectionLostError as error:
+        exchange.fail(error)
         respond.abort()  # a short answer must not look like a whole one
         raise
     respond.finish()
@@ -48,15 +50,13 @@ class StreamRelay:
         self._tap = StreamTap(hide_usage=exchange.call.hide_usage)
         self._reported = 0
 
-    async def run(
-        self, response: Response, respond: Responder, headers: Headers, replaceable: Callable[[], bool]
-    ) -> bool:
+    async def run(self, response: Response, headers: Headers, replaceable: Callable[[], bool]) -> bool:
         """Pass the stream on; False where it begins with an error and ``replaceable`` says to ask another engine.
 
         Raises ConnectionLostError where the engine breaks off. That it did so midway has been reported in the
         stream, which has ended; before the first event nothing has been sent, so another engine may still answer.
         """
-        exchange, tap = self._exchange, self._tap
+        exchange, tap, respond = self._exchange, self._tap, self._exchange.respond
         pieces = aiter(response)
         begun = await self._first_events(pieces)
         if tap.error is not None and _is_server_error(tap.error) and replaceable():
@@ -67,9 +67,14 @@ class StreamRelay:
             await self._pass_on(begun, pieces, respond)
         except ConnectionLostError as error:
             _LOG.warning("engine broke off in a stream: %s", error)
-            exchange.fail()
-            respond.write(stream_error(exchange.call.dialect, str(error)))
+            exchange.fail(error)
+            respond.write(broken_off(exchange.call.dialect, error))
             respond.finish()
+            raise
+        except asyncio.CancelledError:
+            if self._runtime.stopping.is_set():  # else the client has gone, and hears nothing
+                respond.write(server_stopped(exchange.call.dialect))
+                respond.finish()
             raise
         respond.finish()
         if tap.error is None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from thunderagent_core.scheduling.events import ProgramReleased
-from thunderagent_core.server.bodies import BackendBody, ReleaseBody, read_body, read_event, register_event
-from thunderagent_core.server.errors import ApiError, invalid, not_found
+from thunderagent_core.server.bodies import BackendBody, ReleaseBody, read_body, read_event, read_registration
+from thunderagent_core.server.errors import ApiError, invalid, not_found, stopping
 from thunderagent_core.server.feed import DecisionFeed
 from thunderagent_core.server.fleet import KnownBackendError
 from thunderagent_core.server.views import backend_view, program_view
@@ -20,6 +20,7 @@ from thunderagent_core.server.wire import check_program_id
 if TYPE_CHECKING:
     from thunderagent_core.scheduling.events import ProgramRegistered
     from thunderagent_core.scheduling.program import Program
+    from thunderagent_core.server.environment_door import EnvironmentDoor
     from thunderagent_core.server.fleet import Fleet
     from thunderagent_core.server.metrics import MetricsPage
     from thunderagent_core.server.runtime import Runtime
@@ -37,24 +38,46 @@ class Routes:
     Each raises ApiError for what is wrong, before it has changed anything.
     """
 
-    def __init__(self, runtime: Runtime, fleet: Fleet, metrics: MetricsPage) -> None:
+    def __init__(self, runtime: Runtime, fleet: Fleet, metrics: MetricsPage, door: EnvironmentDoor) -> None:
         self._runtime = runtime
         self._fleet = fleet
         self._metrics = metrics
+        self._door = door
 
     # Programs
 
-    def register(self, _name: str, body: bytes, respond: Responder) -> None:
+    async def register(self, _name: str, body: bytes, respond: Responder) -> None:
         """``POST /programs``: 201, again with the same body 200, with another one 409."""
-        event = register_event(body)
+        event, specs = read_registration(body)
+        self._check_same(event)
+        if not specs:
+            self._register(event, respond)
+            return
+        try:
+            new = await self._door.declare(event.program_id, specs, event.parent_id)
+            self._check_same(event)
+            self._register(replace(event, environments=new), respond)
+        finally:
+            self._door.withdraw(event.program_id)
+
+    def _check_same(self, event: ProgramRegistered) -> None:
         program = self._runtime.program(event.program_id)
         if program is not None and program.registered and _spec(program) != _spec(event):
             message = f"The program {event.program_id!r} is registered with another specification."
             raise ApiError(409, message, code="program_conflict", param="program_id", permanent=True)
+
+    def _register(self, event: ProgramRegistered, respond: Responder) -> None:
+        program = self._runtime.program(event.program_id)
         known = program is not None and program.registered
         if not known:
             self._runtime.post(event)
-        _send(respond, 200 if known else 201, program_view(self._live(event.program_id), self._runtime.now))
+        elif event.environments:
+            self._door.running.wanted(event.program_id)
+        _send(respond, 200 if known else 201, self._view(event.program_id))
+
+    def _view(self, program_id: str) -> dict[str, Any]:
+        view = program_view(self._live(program_id), self._runtime.now)
+        return view | {"environments": self._door.summary(program_id)}
 
     async def programs(self, _name: str, _body: bytes, respond: Responder) -> None:
         """``GET /programs``."""
@@ -75,7 +98,7 @@ class Routes:
 
     def program(self, program_id: str, _body: bytes, respond: Responder) -> None:
         """``GET /programs/{id}``."""
-        _send(respond, 200, program_view(self._live(program_id), self._runtime.now))
+        _send(respond, 200, self._view(program_id))
 
     def report(self, program_id: str, body: bytes, respond: Responder) -> None:
         """``POST /programs/{id}/events``."""
@@ -83,18 +106,19 @@ class Routes:
         self._runtime.post(read_event(program_id, body))
         _send(respond, 202, program_view(self._live(program_id), self._runtime.now))
 
-    def release_body(self, _name: str, body: bytes, respond: Responder) -> None:
+    async def release_body(self, _name: str, body: bytes, respond: Responder) -> None:
         """``POST /programs/release``."""
-        self.release(read_body(body, ReleaseBody).program_id, b"", respond)
+        await self.release(read_body(body, ReleaseBody).program_id, b"", respond)
 
-    def release(self, program_id: str, _body: bytes, respond: Responder) -> None:
-        """``DELETE /programs/{id}``: idempotent."""
+    async def release(self, program_id: str, _body: bytes, respond: Responder) -> None:
+        """``DELETE /programs/{id}``: idempotent; answered once the end is on record."""
         check_program_id(program_id)
         released = self._runtime.program(program_id) is not None
         if not released and program_id not in self._runtime.ended:
             raise not_found("program", program_id)
         if released:
             self._runtime.post(ProgramReleased(program_id))
+            await self._door.settled(program_id)
         _send(respond, 200, {"program_id": program_id, "released": released})
 
     def _live(self, program_id: str) -> Program:
@@ -150,7 +174,7 @@ class Routes:
     def ready(self, _name: str, _body: bytes, respond: Responder) -> None:
         """``GET /ready``: at least one engine can be used, and the server does not stop."""
         if self._runtime.stopping.is_set():
-            raise ApiError(503, "The server is stopping.", code="server_stopping", retry_after_s=5.0)
+            raise stopping()
         if not any(backend.open for backend in self._runtime.scheduler.backends.values()):
             raise ApiError(503, "No healthy backend.", code="no_healthy_backend", retry_after_s=5.0)
         _send(respond, 200, {"status": "ready"})

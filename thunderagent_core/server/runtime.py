@@ -83,12 +83,15 @@ class Runtime:
         self._arm(now)
         return decisions
 
-    def open(self, call: Call, patience_s: float | None = None) -> Ticket:
-        """Announce a request; the ticket is decided at once where there is room. Close it exactly once."""
+    def open(self, call: Call, patience_s: float | None = None, *, environments: bool = False) -> Ticket:
+        """Announce a request; the ticket is decided at once where there is room. Close it exactly once.
+
+        ``environments``: it declared new tool environments.
+        """
         ticket = Ticket(f"r{next(self._numbers)}", call.program_id)
         self._tickets[ticket.request_id] = ticket
         prompt = call.prompt_chars, call.prompt_tokens
-        self.post(RequestArrived(ticket.request_id, call.program_id, call.model, *prompt, patience_s))
+        self.post(RequestArrived(ticket.request_id, call.program_id, call.model, *prompt, patience_s, environments))
         self._turn_away_if_stopping(ticket)
         return ticket
 

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING
 from thunderagent_core.engines.discovery import detect
 from thunderagent_core.scheduling.policies import make_policy
 from thunderagent_core.scheduling.scheduler import Scheduler
+from thunderagent_core.server.access import Access
 from thunderagent_core.server.app import App
+from thunderagent_core.server.environment_door import EnvironmentDoor
+from thunderagent_core.server.environment_guard import SpecGuard
+from thunderagent_core.server.environment_routes import EnvironmentRoutes
 from thunderagent_core.server.errors import protocol_error
 from thunderagent_core.server.fleet import Fleet, KnownBackendError, NoCapacityError, PollSettings
+from thunderagent_core.server.headers import EngineHeaders
 from thunderagent_core.server.metrics import MetricsPage
 from thunderagent_core.server.models import ModelList
 from thunderagent_core.server.process import StopSignals, allow_many_connections
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 
     from thunderagent_core.config import ServerConfig
     from thunderagent_core.engines.base import EngineClient
+    from thunderagent_core.server.environments import Environments
     from thunderagent_core.server.fleet import Engine
 
 
@@ -63,16 +69,30 @@ async def running(config: ServerConfig) -> AsyncIterator[Server]:
         settings = config.scheduler_settings()
         scheduler = Scheduler(make_policy(config.policy, settings), settings)
         runtime = Runtime(scheduler, ended_programs=config.history_programs, trace=trace)
-        polling = PollSettings(config.poll_interval_s, config.lost_after_polls, config.capacity_tokens)
-        fleet = Fleet(_detector(config), runtime.post, polling)
+        fleet = Fleet(_detector(config), runtime.post, _polling(config))
         runtime.listeners.add(fleet.heed)
-        http = HttpServer(_app(config, runtime, fleet), max_body_bytes=config.max_body_bytes, refuse=protocol_error)
-        server = Server(http, runtime, fleet)
-        try:
-            await _start(config, server)
-            yield server
-        finally:
-            await server.stop(config.shutdown_grace_s)
+        async with _environments(config, runtime) as environments:
+            server = Server(_http(config, runtime, fleet, environments), runtime, fleet)
+            try:
+                await _start(config, server)
+                yield server
+            finally:
+                await server.stop(config.shutdown_grace_s)
+
+
+@contextlib.asynccontextmanager
+async def _environments(config: ServerConfig, runtime: Runtime) -> AsyncIterator[Environments | None]:
+    """Run tool environments where they are wanted; only then is what they need loaded."""
+    if config.environments == "off":
+        yield None
+        return
+    from thunderagent_core.server.environment_setup import EnvironmentsError, managed  # noqa: PLC0415 - see above
+
+    try:
+        async with managed(config, runtime) as environments:
+            yield environments
+    except EnvironmentsError as error:
+        raise ServeError(str(error)) from error
 
 
 def serve(config: ServerConfig, announce: Callable[[str], None] = print) -> None:
@@ -124,11 +144,22 @@ async def _first_looks(config: ServerConfig, fleet: Fleet, engines: list[Engine]
         fleet.watch(engine)
 
 
-def _app(config: ServerConfig, runtime: Runtime, fleet: Fleet) -> App:
-    key = config.backend_api_key
-    proxy = Proxy(runtime, fleet, backend_api_key=key)
-    models = ModelList(fleet, backend_api_key=key)
-    return App(proxy, Routes(runtime, fleet, MetricsPage(runtime, fleet)), models, api_keys=config.api_keys)
+def _polling(config: ServerConfig) -> PollSettings:
+    return PollSettings(
+        config.poll_interval_s, config.lost_after_polls, config.capacity_tokens, config.response_timeout_s
+    )
+
+
+def _http(config: ServerConfig, runtime: Runtime, fleet: Fleet, environments: Environments | None) -> HttpServer:
+    door = EnvironmentDoor(environments, SpecGuard(config.environment_mount_roots))
+    manager = None if environments is None else environments.manager
+    access = Access(config.api_keys, config.host)
+    headers = EngineHeaders(access, config.backend_api_key)
+    routes = Routes(runtime, fleet, MetricsPage(runtime, fleet, manager), door)
+    proxy = Proxy(runtime, fleet, headers, door)
+    app = App(proxy, routes, EnvironmentRoutes(runtime, door), ModelList(fleet, headers), access)
+    screen = access.screen if access.keyed else None
+    return HttpServer(app, max_body_bytes=config.max_body_bytes, refuse=protocol_error, screen=screen)
 
 
 def _detector(config: ServerConfig) -> Callable[[str], Awaitable[EngineClient]]:

@@ -10,13 +10,18 @@ from urllib.parse import unquote
 
 import msgspec
 
-from thunderagent_core.server.errors import invalid
+from thunderagent_core.environments.spec import SpecError, read_specs
+from thunderagent_core.server.errors import invalid, spec_error
 from thunderagent_core.server.prompt import measure_prompt
 
 if TYPE_CHECKING:
+    from thunderagent_core.environments.spec import EnvironmentSpec
     from thunderagent_core.transport.messages import Headers
 
 MAX_PROGRAM_ID_CHARS = 256
+
+MAX_MODEL_CHARS = 512
+"""Names that clients choose are kept for long, so none may be large."""
 
 
 class Dialect(Enum):
@@ -65,6 +70,7 @@ class Call:
         hide_usage: usage was asked for by us, not by the client.
         repeatable: sending it again does no harm.
         body: what the engine is sent.
+        environments: tool environments that the program declares with it.
     """
 
     dialect: Dialect | None
@@ -76,6 +82,7 @@ class Call:
     hide_usage: bool
     repeatable: bool
     body: bytes
+    environments: tuple[EnvironmentSpec, ...] = ()
 
 
 class _Named(msgspec.Struct):
@@ -85,11 +92,16 @@ class _Named(msgspec.Struct):
 
 
 def passed_call(method: str, path: str, body: bytes) -> Call:
-    """Return a request that is passed through: untracked, to an engine that serves its model where it names one."""
+    """Return a request that is passed through: untracked, to an engine that serves its model where it names one.
+
+    Raises ApiError (400) for a path that steps about, and for a model's name that is too long.
+    """
+    _check_path(path)
     model = unquote(path[len(_MODELS_PATH) :]) or None if path.startswith(_MODELS_PATH) else None
     if body.startswith(b"{"):
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             model = msgspec.json.decode(body, type=_Named).model
+    _check_model(model)
     return Call(
         dialect=None,
         program_id=None,
@@ -106,12 +118,13 @@ def passed_call(method: str, path: str, body: bytes) -> Call:
 def parse_call(dialect: Dialect, headers: Headers, body: bytes) -> Call:
     """Read one scheduled request. Raises ApiError (400) naming the field at fault."""
     content = decode_object(body)
+    environments, declared = _take_environments(content)
     program_id, changed = _take_identity(content, headers)
+    if environments and program_id is None:
+        raise invalid("`environments` belong to a program: give `program_id` as well.", "program_id")
     if program_id is not None and content.pop("session_id", None) is not None:
         changed = True  # vLLM would take it before the header in which it is given the program's id
-    model = content.get("model")
-    if model is not None and not isinstance(model, str):
-        raise invalid("`model` must be a string.", "model")
+    model = _check_model(content.get("model"))
     stream = content.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise invalid("`stream` must be true or false.", "stream")
@@ -128,7 +141,8 @@ def parse_call(dialect: Dialect, headers: Headers, body: bytes) -> Call:
         stream=stream,
         hide_usage=hide_usage,
         repeatable=not stored,
-        body=msgspec.json.encode(content) if changed or hide_usage else body,
+        body=msgspec.json.encode(content) if changed or declared or hide_usage else body,
+        environments=environments,
     )
 
 
@@ -145,8 +159,22 @@ def decode_object(body: bytes) -> dict[str, Any]:
     return content
 
 
+def _check_model(model: Any) -> str | None:
+    if model is not None and not isinstance(model, str):
+        raise invalid("`model` must be a string.", "model")
+    if model is not None and len(model) > MAX_MODEL_CHARS:
+        raise invalid(f"`model` must have at most {MAX_MODEL_CHARS} characters.", "model")
+    return model
+
+
+def _check_path(path: str) -> None:
+    """Refuse steps such as ``/v1/../x``: an engine, or a proxy before it, might follow them out of ``/v1``."""
+    if not {".", ".."}.isdisjoint(unquote(path).replace("\\", "/").split("/")):
+        raise invalid("The path must not have segments of dots alone.", None, "bad_request")
+
+
 def check_program_id(value: Any, param: str = "program_id") -> str:
-    """Return a well-formed program id. Raises ApiError (400)."""
+    """Return a well-formed program id, or another name with the same limits. Raises ApiError (400)."""
     if not isinstance(value, str):
         raise invalid(f"`{param}` must be a string.", param)
     if not value or len(value) > MAX_PROGRAM_ID_CHARS or not (value.isprintable() or _printable(value)):
@@ -177,6 +205,21 @@ def _take_identity(content: dict[str, Any], headers: Headers) -> tuple[str | Non
         if field == b"x-session-id" and by_session is None:
             by_session = value
     return (None if by_session is None else check_program_id(_text(by_session), "X-Session-ID")), False
+
+
+def _take_environments(content: dict[str, Any]) -> tuple[tuple[EnvironmentSpec, ...], bool]:
+    """Return the declared tool environments and whether the body had to be changed to strip them."""
+    outer = content.get("extra_body")
+    holder = content if "environments" in content else outer
+    if not isinstance(holder, dict) or "environments" not in holder:
+        return (), False
+    try:
+        specs = read_specs(holder.pop("environments"))
+    except SpecError as error:
+        raise spec_error(error) from error
+    if holder is outer and not holder:
+        del content["extra_body"]
+    return specs, True
 
 
 def _take_nested(content: dict[str, Any], name: str, holder: str) -> list[Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
 from thunderagent_core.transport.headers import REQUEST_FRAMING, encode_fields, request_line
-from thunderagent_core.transport.messages import ConnectFailedError, ConnectionLostError
+from thunderagent_core.transport.messages import ConnectFailedError, ConnectionLostError, UpstreamSilentError
 from thunderagent_core.transport.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from thunderagent_core.transport.response import UpstreamResponse
 
 _JOIN_BYTES: Final = 65536  # below this one copy costs less than a second write
+_LOOKS: Final = 8  # at every connection, within the longest silence
 _BODILESS: Final = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 
 
@@ -30,6 +32,8 @@ class ConnectionPool:
         connect_timeout_s: how long a connection may take to be made, name look-up and TLS included.
         idle_s: how long an unused connection is kept.
         max_idle: how many unused connections are kept.
+        silence_s: how long the upstream may send nothing, before an answer or within it, before the exchange is
+            ended with UpstreamSilentError; noticed up to an eighth of it late. A reader that lags does not count.
         ssl_context: for https; by default the system's certificates are trusted and host names checked.
     """
 
@@ -40,6 +44,7 @@ class ConnectionPool:
         connect_timeout_s: float = 5.0,
         idle_s: float = 30.0,
         max_idle: int = 256,
+        silence_s: float = math.inf,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         url = _checked_url(base_url)
@@ -52,33 +57,42 @@ class ConnectionPool:
         self._connect_timeout_s = connect_timeout_s
         self._idle_s = idle_s
         self._max_idle = max_idle
+        self._silence_s = silence_s
         self._idle: deque[tuple[UpstreamConnection, float]] = deque()  # with the time from which each is unused
         self._all: set[UpstreamConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None  # asking for it is a system call on Python 3.11
         self._timer: asyncio.TimerHandle | None = None
+        self._watch_timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._emptied: asyncio.Event | None = None
 
     async def request(
-        self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]], body: bytes
+        self,
+        method: str,
+        path: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        repeatable: bool = True,
     ) -> UpstreamResponse:
         """Send a request and return its response once the head is here; the body follows by iteration.
 
         ``path`` is percent-encoded and may hold a query. ``headers`` hold neither host nor framing fields.
-        There is no time-out for the answer. Cancelling the wait closes the connection, which tells the
-        upstream to stop.
+        Cancelling the wait closes the connection, which tells the upstream to stop.
 
-        A connection that was kept and turns out dead before the first byte of the response is replaced once.
-        Raises ConnectFailedError, ConnectionLostError, and ValueError for what cannot be put into a request.
+        A connection that was kept and turns out dead before the first byte of the response is replaced once. Whether
+        the upstream had seen the request cannot be known then, so one that is not ``repeatable`` goes over a new
+        connection and is sent once. Raises ConnectFailedError, ConnectionLostError, and ValueError for what cannot be
+        put into a request.
         """
         payload = self._encode(method, path, headers, body)
         head_only = method == "HEAD"
-        kept = self._take()
+        kept = self._take() if repeatable else None
         if kept is not None:
             try:
                 return await kept.exchange(payload, head_only=head_only)
             except ConnectionLostError as error:
-                if error.response_started or self._closed:
+                if error.response_started or self._closed or isinstance(error, UpstreamSilentError):
                     raise
         fresh = await self._connect()
         return await fresh.exchange(payload, head_only=head_only)
@@ -86,8 +100,9 @@ class ConnectionPool:
     async def aclose(self) -> None:
         """Close all connections, those in use too, and wait until they are closed. May be called twice."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._watch_timer):
+            if timer is not None:
+                timer.cancel()
         self._idle.clear()
         self._emptied = asyncio.Event()
         for connection in list(self._all):
@@ -145,6 +160,13 @@ class ConnectionPool:
         if self._idle:
             self._timer = loop.call_at(self._idle[0][1] + self._idle_s, self._expire, loop)
 
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End exchanges with a silent upstream, and come back: one timer for all costs less than one for each."""
+        horizon = loop.time() - self._silence_s
+        for connection in list(self._all):
+            connection.expire(horizon)
+        self._watch_timer = loop.call_later(self._silence_s / _LOOKS, self._watch, loop) if self._all else None
+
     # The connections call these.
 
     def opened(self, connection: UpstreamConnection) -> None:
@@ -152,6 +174,8 @@ class ConnectionPool:
         self._all.add(connection)
         if self._closed:
             connection.abort("the connection pool was closed")
+        elif self._watch_timer is None and self._loop is not None and self._silence_s < math.inf:
+            self._watch(self._loop)
 
     def idle(self, connection: UpstreamConnection) -> None:
         """Take back a connection that can carry another request."""

@@ -7,35 +7,20 @@ import logging
 import math
 import socket
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from thunderagent_core.transport.exchange import Exchange
 from thunderagent_core.transport.headers import RESPONSE_FRAMING, encode_fields, status_line
-from thunderagent_core.transport.reader import Received, Refusal, RequestReader
+from thunderagent_core.transport.limits import BACKLOG_BYTES, LINGER_S
+from thunderagent_core.transport.messages import Refusal
+from thunderagent_core.transport.reader import Received, RequestReader
 from thunderagent_core.transport.sockets import enable_keepalive
 
 if TYPE_CHECKING:
-    from thunderagent_core.transport.messages import Handler, Headers, Request
-
-_BACKLOG_BYTES: Final = 65536
-"""Pipelined input held while a request is answered; beyond it the client's sending is stopped."""
-
-_LINGER_S: Final = 5.0
-"""How long input is discarded after a refusal, so that a TCP reset does not destroy the refusal unread."""
+    from thunderagent_core.transport.limits import Limits
+    from thunderagent_core.transport.messages import Handler, Headers, Request, Screen
 
 _LOG: Final = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one connection may take: sizes in bytes, times in seconds (see ``HttpServer``)."""
-
-    max_body_bytes: int
-    max_header_bytes: int
-    keep_alive_s: float
-    request_timeout_s: float
-    send_timeout_s: float
 
 
 class Owner(Protocol):
@@ -43,6 +28,7 @@ class Owner(Protocol):
 
     handler: Handler
     limits: Limits
+    screen: Screen | None
     date: bytes
     stopping: bool
 
@@ -82,7 +68,7 @@ class ServerConnection(asyncio.Protocol):
         self._owner = owner
         self._loop = loop
         self._limits = owner.limits
-        self._reader = RequestReader(self._limits.max_body_bytes, self._limits.max_header_bytes)
+        self._reader = RequestReader(self._limits.max_body_bytes, self._limits.max_header_bytes, owner.screen)
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._backlog = bytearray()
@@ -109,7 +95,15 @@ class ServerConnection(asyncio.Protocol):
             self._feed(data)
             return
         self._backlog += data
-        if len(self._backlog) > _BACKLOG_BYTES and not self._reading_paused:
+        if len(self._backlog) > BACKLOG_BYTES:
+            self._overflow()
+
+    def _overflow(self) -> None:
+        """Take no more input than is held: see ``BACKLOG_BYTES``."""
+        if self._exchange is not None and not self._exchange.finished:
+            self._backlog.clear()
+            self.abort(reset=True)
+        elif not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
 
@@ -160,6 +154,13 @@ class ServerConnection(asyncio.Protocol):
         """Close now if nothing is under way, else after the answer to the current request."""
         if self._exchange is None and not self._reader.receiving and not self._lingering:
             self._transport.close()
+
+    def wind_up(self) -> None:
+        """Cancel the handler, which may still end its answer; where none runs, close now."""
+        if self._task is not None:
+            self._task.cancel()
+        elif not self._transport.is_closing():  # else an answer that is complete is on its way out
+            self.abort(reset=True)
 
     def break_off(self) -> None:
         """Close now, whatever is under way, and cancel the handler."""
@@ -264,7 +265,7 @@ class ServerConnection(asyncio.Protocol):
         else:
             self._renew_deadline()
             self._advance()
-        if self._reading_paused and len(self._backlog) <= _BACKLOG_BYTES:
+        if self._reading_paused and len(self._backlog) <= BACKLOG_BYTES:
             self._reading_paused = False
             self._transport.resume_reading()
 
@@ -273,7 +274,7 @@ class ServerConnection(asyncio.Protocol):
         if self._writable is not None:
             wait = self._limits.send_timeout_s
         elif self._lingering:
-            wait = _LINGER_S
+            wait = LINGER_S
         elif self._exchange is not None:
             wait = math.inf  # the handler's own affair
         elif self._reader.receiving:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Headers = list[tuple[bytes, bytes]]
 """Header fields in wire order; names are lower case, values are as received without surrounding space."""
@@ -29,6 +29,17 @@ class Request:
             if key == name:
                 return value
         return None
+
+
+class Refusal(NamedTuple):
+    """Why a request is not served."""
+
+    status: int
+    message: str
+
+
+Screen = Callable[[str, str, Headers], Refusal | None]
+"""Judges a request by its head (method, path, headers) before its body is read. None: it is welcome."""
 
 
 class Responder(Protocol):
@@ -68,7 +79,8 @@ class Responder(Protocol):
 
 
 Handler = Callable[[Request, Responder], Awaitable[None]]
-"""Answers one request. It is cancelled when the client goes away before the answer is complete."""
+"""Answers one request. It is cancelled when the client goes away before the answer is complete, and when the server's
+stop can wait no longer: then it may still end its answer, at once."""
 
 
 class Response(Protocol):
@@ -110,3 +122,7 @@ class ConnectionLostError(TransportError):
     def __init__(self, message: str, *, response_started: bool) -> None:
         super().__init__(message)
         self.response_started = response_started
+
+
+class UpstreamSilentError(ConnectionLostError):
+    """We ended the connection, because the upstream had sent nothing for too long."""

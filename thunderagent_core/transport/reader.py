@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import httptools
 
-from thunderagent_core.transport.messages import Headers, Request
+from thunderagent_core.transport.messages import Headers, Refusal, Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from thunderagent_core.transport.messages import Screen
 
 _WATCHED: Final = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
 
 _FRAMING_PER_BODY_BYTE: Final = 16
 """A one-byte chunk takes six bytes on the wire; more than this much framing is an attack, not a body."""
-
-
-class Refusal(NamedTuple):
-    """Why what the client sent is not a request that we serve."""
-
-    status: int
-    message: str
 
 
 @dataclass(slots=True)
@@ -47,6 +42,8 @@ class RequestReader:
     that were complete before it stay in ``ready`` and are answered first. ``receiving`` tells whether a
     request is here in part, ``wants_continue`` whether its sender waits for ``100 Continue``.
 
+    ``screen`` may refuse a request once its head is here, so that nothing of its body is kept.
+
     The limits are exact for what is handed out. What is held before that may pass them by one read of the
     socket, because the parser cannot be stopped in the middle of one.
     """
@@ -64,7 +61,10 @@ class RequestReader:
         "_max_header_bytes",
         "_parser",
         "_parts",
+        "_path",
         "_pieces",
+        "_query",
+        "_screen",
         "_size",
         "_upgrading",
         "_url",
@@ -75,9 +75,10 @@ class RequestReader:
         "wants_continue",
     )
 
-    def __init__(self, max_body_bytes: int, max_header_bytes: int) -> None:
+    def __init__(self, max_body_bytes: int, max_header_bytes: int, screen: Screen | None = None) -> None:
         self._max_body_bytes = max_body_bytes
         self._max_header_bytes = max_header_bytes
+        self._screen = screen
         self.ready: deque[Received] = deque()
         self.refusal: Refusal | None = None
         self._ended = False  # the client announced its last request
@@ -95,6 +96,7 @@ class RequestReader:
         self.receiving = True
         self.wants_continue = False
         self._url = b""
+        self._path = self._query = ""
         self._headers: Headers = []
         self._head_done = False
         self._head_bytes = 0
@@ -194,13 +196,22 @@ class RequestReader:
             self._refuse(501, "CONNECT is not supported")
         else:
             watched = [field for field in self._headers if field[0] in _WATCHED]
-            refusal = judge_head(version, watched, self._max_body_bytes)
+            refusal = judge_head(version, watched, self._max_body_bytes) or self._judge_request()
             if refusal is not None:
                 self._refuse(*refusal)
             self._chunked = any(name == b"transfer-encoding" for name, _ in watched)
             self.wants_continue = version == "1.1" and any(name == b"expect" for name, _ in watched)
         if self.refusal is not None:
             raise _RefusedError
+
+    def _judge_request(self) -> Refusal | None:
+        try:
+            self._path, self._query = split_target(self._url)
+        except ValueError:
+            return Refusal(400, "the request target makes no sense")
+        if self._screen is None:
+            return None
+        return self._screen(self._parser.get_method().decode("ascii"), self._path, self._headers)
 
     def _check_head_size(self) -> None:
         size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
@@ -219,9 +230,8 @@ class RequestReader:
         if len(body) > self._max_body_bytes:
             self._refuse_body()
             raise _RefusedError
-        path, query = split_target(self._url)
         method = self._parser.get_method().decode("ascii")
-        request = Request(method, path, query, self._headers, body)
+        request = Request(method, self._path, self._query, self._headers, body)
         keep_alive = self._parser.should_keep_alive()
         self._ended = not keep_alive
         self.ready.append(Received(request, keep_alive, self._http_1_0))
@@ -260,7 +270,7 @@ def _judge_framing(version: str, watched: Sequence[tuple[bytes, bytes]], max_bod
 
 
 def split_target(url: bytes) -> tuple[str, str]:
-    """Return path and query of a request target, be it ``/a?b``, ``http://host/a?b`` or ``*``."""
+    """Return path and query of a request target, be it ``/a?b``, ``http://host/a?b`` or ``*``. Raises ValueError."""
     text = url.decode("latin-1")
     if not text.startswith("/") and "://" in text:
         parts = urlsplit(text)

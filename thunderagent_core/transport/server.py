@@ -8,12 +8,16 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Final
 
-from thunderagent_core.transport.connection import Limits, ServerConnection
+from thunderagent_core.transport.connection import ServerConnection
 from thunderagent_core.transport.headers import RESPONSE_FRAMING, encode_fields
-from thunderagent_core.transport.messages import Handler, Headers
+from thunderagent_core.transport.limits import Limits
+from thunderagent_core.transport.messages import Handler, Headers, Screen
+
+_LAST_WORDS_S: Final = 1.0
+"""How long cancelled handlers may take to end their answers while the server stops, and clients to receive them."""
 
 _CANCEL_S: Final = 5.0
-"""How long cancelled handlers may take to clean up while the server stops."""
+"""How long handlers may take to clean up after that."""
 
 _SWEEP_S: Final = 1.0
 """Time-outs are noticed this late at most: one timer for all connections costs less than one for each."""
@@ -43,6 +47,7 @@ class HttpServer:
         request_timeout_s: how long a request may take to arrive, from its first byte to its last; then 408.
         send_timeout_s: how long a client may take nothing of an answer that fills its buffers.
         refuse: makes headers (lower-case names) and body of errors that the server itself reports.
+        screen: judges each request by its head; what it refuses is not read, and its connection is closed.
     """
 
     def __init__(
@@ -55,9 +60,11 @@ class HttpServer:
         request_timeout_s: float = 60.0,
         send_timeout_s: float = 300.0,
         refuse: Refuse = plain_refusal,
+        screen: Screen | None = None,
     ) -> None:
         self.handler = handler
         self.limits = Limits(max_body_bytes, max_header_bytes, keep_alive_s, request_timeout_s, send_timeout_s)
+        self.screen = screen
         self.date = b""
         self.stopping = False
         self._refuse = refuse
@@ -93,8 +100,9 @@ class HttpServer:
     async def stop(self, grace_s: float) -> None:
         """Stop listening, close idle connections, and give requests under way ``grace_s`` seconds.
 
-        What is left then is aborted and its handlers cancelled. Returns once they have ended; one that does
-        not within five seconds is logged. Without ``start``, and the second time, nothing happens.
+        Then the handlers that are left are cancelled, and have one second to end their answers before their connections
+        are aborted. Returns once they have ended; one that does not within five seconds more is logged. Without
+        ``start``, and the second time, nothing happens.
         """
         if self._server is None or self.stopping:
             return
@@ -104,11 +112,18 @@ class HttpServer:
             connection.shut_down()
         if not await self._empty_within(grace_s):
             for connection in list(self._connections):
-                connection.break_off()
-            if not await self._empty_within(_CANCEL_S):
-                _LOG.error("%d handlers did not end when cancelled", len(self._connections))
+                connection.wind_up()
+            if not await self._empty_within(_LAST_WORDS_S):
+                await self._break_off()
         if self._timer is not None:
             self._timer.cancel()
+
+    async def _break_off(self) -> None:
+        """End what is left, whatever it is."""
+        for connection in list(self._connections):
+            connection.break_off()
+        if not await self._empty_within(_CANCEL_S):
+            _LOG.error("%d handlers did not end when cancelled", len(self._connections))
 
     async def _empty_within(self, seconds: float) -> bool:
         """Wait until no connection is left; tell whether that was reached."""

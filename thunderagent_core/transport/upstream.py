@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Final, Protocol, cast
 
 import httptools
 
 from thunderagent_core.transport.headers import FINAL_STATUS
-from thunderagent_core.transport.messages import ConnectionLostError, Headers
+from thunderagent_core.transport.messages import ConnectionLostError, Headers, UpstreamSilentError
 from thunderagent_core.transport.response import UpstreamResponse
 from thunderagent_core.transport.sockets import enable_keepalive
 
@@ -41,6 +42,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_bytes",
         "_head_only",
         "_headers",
+        "_heard_at",
         "_keep_alive",
         "_loop",
         "_lost",
@@ -51,6 +53,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_reason",
         "_response",
         "_saw_end",
+        "_silent",
         "_started",
         "_status",
         "_surplus",
@@ -72,6 +75,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._reason: str | None = None  # why we ended it
         self._lost = False
         self._saw_end = False
+        self._silent = False
+        self._heard_at = math.inf  # when it began to wait for the upstream; inf: it does not
         self._reset(head_only=False)
 
     def _reset(self, *, head_only: bool) -> None:
@@ -97,6 +102,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reset(head_only=head_only)
         waiter: asyncio.Future[UpstreamResponse] = self._loop.create_future()
         self._waiter = waiter
+        self._heard_at = self._loop.time()
         for part in payload:
             self._transport.write(part)
         try:
@@ -116,6 +122,12 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._lost:
             self._transport.abort()
 
+    def expire(self, horizon: float) -> None:
+        """End an exchange in which the upstream has sent nothing since ``horizon`` (the loop's clock, in seconds)."""
+        if self._heard_at <= horizon:
+            self._silent = True
+            self.abort(f"the upstream sent nothing for {self._loop.time() - self._heard_at:.3g} s")
+
     def close(self) -> None:
         """Close an idle connection."""
         self._transport.close()
@@ -124,12 +136,14 @@ class UpstreamConnection(asyncio.Protocol):
         """Stop reading from the upstream."""
         if not self._reading_paused and not self._transport.is_closing():
             self._reading_paused = True
+            self._heard_at = math.inf  # nothing can be heard, and that is not the upstream's fault
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
         if self._reading_paused and not self._transport.is_closing():
             self._reading_paused = False
+            self._heard_at = self._loop.time()
             self._transport.resume_reading()
 
     # The event loop calls these.
@@ -146,6 +160,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort("the upstream sent what was not asked for")
             return
         self._started = True
+        self._heard_at = self._loop.time()
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -178,6 +193,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._response = None
         response.end()
         self.resume()
+        self._heard_at = math.inf
         sent = self._transport.get_write_buffer_size() == 0  # an early answer leaves a part of the request
         if not (self._keep_alive and sent) or self._surplus:
             self.abort("the connection cannot be used again")
@@ -198,7 +214,8 @@ class UpstreamConnection(asyncio.Protocol):
             response.end()
         else:
             reason = self._reason or str(exc or "the upstream closed the connection")
-            error = ConnectionLostError(reason, response_started=self._started)
+            kind = UpstreamSilentError if self._silent else ConnectionLostError
+            error = kind(reason, response_started=self._started)
             if response is not None:
                 response.end(error)
             if self._waiter is not None and not self._waiter.done():

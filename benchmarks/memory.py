@@ -86,7 +86,7 @@ class _Client(asyncio.Protocol):
 def post(path: str, content: dict[str, object]) -> bytes:
     """Return the bytes of a POST request."""
     body = json.dumps(content).encode()
-    fields = f"host: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    fields = f"host: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
     return f"POST {path} HTTP/1.1\r\n{fields}\r\n".encode() + body
 
 

@@ -142,12 +142,12 @@ def write(record: Record, page: Path, pictures: Sequence[Path] = ()) -> None:
     page.write_text(splice(text, markdown(record, names)), encoding="utf-8")
 
 
-def splice(page: str, content: str) -> str:
+def splice(page: str, content: str, begin: str = BEGIN, end: str = END) -> str:
     """Return the page with other content between its markers. Raises NoPlaceError."""
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise NoPlaceError(f"the page needs one {BEGIN} and, after it, one {END}")
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{content}\n{END}{rest.partition(END)[2]}"
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise NoPlaceError(f"the page needs one {begin} and, after it, one {end}")
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
 
 
 def _contexts(run: Run) -> list[float]:

@@ -100,6 +100,8 @@ def test_every_setting_can_come_from_the_environment():
         "environment_freeze_after_s": ("0", 0.0),
         "environment_disk_budget_bytes": ("1000", 1000),
         "environment_disk_floor_bytes": ("0", 0),
+        "environment_image_high_bytes": ("2000", 2000),
+        "environment_image_low_bytes": ("0", 0),
         "environment_ports": ("20000-20100", "20000-20100"),
         "environment_quarantine_grace_s": ("0", 0.0),
         "environment_reconcile_interval_s": ("5", 5.0),

@@ -51,6 +51,8 @@ REFUSED = {
     "environment_freeze_after_s": [-1],
     "environment_disk_budget_bytes": [0],
     "environment_disk_floor_bytes": [-1],
+    "environment_image_high_bytes": [-1],
+    "environment_image_low_bytes": [-1],
     "environment_ports": ["20000", "20001-20000", "0-10", "1-65536", 5],
     "environment_quarantine_grace_s": [-1],
     "environment_reconcile_interval_s": [0],

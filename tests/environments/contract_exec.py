@@ -46,6 +46,15 @@ async def none_left(executor: Executor, count: str) -> bool:
     return (await sh(executor, count)).stdout.strip() == b"0"
 
 
+async def idle(executor: Executor) -> bool:
+    return executor.active == 0
+
+
+async def begun(executor: Executor) -> bool:
+    """Whether a command that runs beside this one has made its file."""
+    return (await sh(executor, "ls")).stdout == b"begun\n"
+
+
 class ExecContract:
     async def test_result(self, subject: Subject) -> None:
         await subject.create()
@@ -75,8 +84,8 @@ class ExecContract:
     async def test_variables(self, subject: Subject) -> None:
         await subject.create()
         async with subject.executor(env={"A": "of the environment", "B": "b"}) as executor:
-            said = await out(executor, 'echo "$A|$B|$C"', env={"A": "it's $HOME `x` \\ \"y\"", "C": "two\nlines"})
-            assert said == "it's $HOME `x` \\ \"y\"|b|two\nlines"
+            said = await out(executor, 'echo "$A|$B|$C"', env={"A": 'it\'s $HOME `x` \\ "y"', "C": "two\nlines"})
+            assert said == 'it\'s $HOME `x` \\ "y"|b|two\nlines'
             assert await out(executor, 'echo "$A"') == "of the environment"
 
     async def test_directory(self, subject: Subject) -> None:
@@ -188,7 +197,7 @@ class ExecContract:
             await anext(stream)
             await stream.aclose()
             await eventually(lambda: none_left(executor, count))
-            assert executor.active == 0
+            await eventually(lambda: idle(executor))
 
 
 class TroubleContract:
@@ -197,8 +206,7 @@ class TroubleContract:
         number, count = marked()
         inner = f"sleep {number} & (sleep {number}; true) & sh -c 'sleep {number}; true'"
         async with subject.executor() as executor:
-            result = await sh(executor, f"echo begun; sh -c '{inner.replace(chr(39), chr(39) * 3)}'", timeout_s=0.5)
-            result = await sh(executor, f"echo begun; sh -c \"{inner}\"; echo not reached", timeout_s=0.5)
+            result = await sh(executor, f'echo begun; sh -c "{inner}"; echo not reached', timeout_s=0.5)
             assert result.timed_out
             assert result.exit_code in {128 + 15, 128 + 9}
             assert result.stdout == b"begun\n"
@@ -222,10 +230,7 @@ class TroubleContract:
             stream = executor.stream(request)
             await anext(stream)
 
-            async def over() -> bool:
-                return executor.active == 0
-
-            await eventually(over)
+            await eventually(lambda: idle(executor))
             *_, result = [item async for item in stream]
             assert result.timed_out
 
@@ -256,8 +261,8 @@ class TroubleContract:
         await subject.create()
         async with subject.executor(max_channels=1) as executor:
             for _ in range(12):
-                await sh(executor, "nohup sleep 1000 >/dev/null 2>&1 & echo started")
-            _, count = "", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'sleep 100[0]' | wc -l"
+                await sh(executor, "sleep 1000 >/dev/null 2>&1 & echo started")
+            count = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'sleep 100[0]' | wc -l"
             assert int(await out(executor, count)) >= 12
 
     async def test_marks_cannot_be_forged(self, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,20 +290,12 @@ class TroubleContract:
         number, count = marked()
         async with subject.executor() as executor:
             running = asyncio.create_task(sh(executor, f"touch begun; sleep {number} & sleep {number}"))
-
-            async def begun() -> bool:
-                return (await sh(executor, "ls")).stdout == b"begun\n"
-
-            await eventually(begun)
+            await eventually(lambda: begun(executor))
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
             await eventually(lambda: none_left(executor, count))
-
-            async def idle() -> bool:
-                return executor.active == 0
-
-            await eventually(idle)
+            await eventually(lambda: idle(executor))
             assert await out(executor, "echo on") == "on"
 
     @pytest.mark.parametrize("after_s", [0.0, 0.001, 0.01, 0.05])
@@ -313,11 +310,7 @@ class TroubleContract:
                 with contextlib.suppress(asyncio.CancelledError):
                     await running
             await eventually(lambda: none_left(executor, count))
-
-            async def idle() -> bool:
-                return executor.active == 0
-
-            await eventually(idle)
+            await eventually(lambda: idle(executor))
 
     async def test_the_environment_is_killed_meanwhile(self, subject: Subject) -> None:
         await subject.create()
@@ -349,7 +342,11 @@ class TroubleContract:
         await subject.create()
         async with subject.executor() as executor:
             with pytest.raises(ExecError) as caught:
-                await sh(executor, "kill -KILL $PPID; sleep 1000")
+                await sh(executor, "kill -KILL $PPID")
+            assert caught.value.code == "channel_lost"
+            assert await out(executor, "echo on") == "on"
+            with pytest.raises(ExecError) as caught:
+                await sh(executor, "kill -KILL $PPID; sleep 1000", timeout_s=0.5)  # which holds its outputs
             assert caught.value.code == "channel_lost"
             assert await out(executor, "echo on") == "on"
 
@@ -365,8 +362,8 @@ class TroubleContract:
         await subject.create()
         number, count = marked()
         async with subject.executor() as executor:
-            running = asyncio.create_task(sh(executor, f"echo on; sleep {number}"))
-            await out(executor, "echo on")
+            running = asyncio.create_task(sh(executor, f"touch begun; sleep {number}"))
+            await eventually(lambda: begun(executor))
             await executor.aclose()
             assert (await running).exit_code in {128 + 15, 128 + 9}
             with pytest.raises(ExecError) as caught:
@@ -387,7 +384,7 @@ class FilesContract:
         path = f"{WORKDIR}/it's/deep er/-file"
         assert await files.upload(subject.provider, subject.place(), path, content) == len(content)
         assert await self.fetch(subject, path) == content
-        assert (await subject.sh("ls -A \"it's/deep er\"")).out == b"-file\n"
+        assert (await subject.sh('ls -A "it\'s/deep er"')).out == b"-file\n"
 
     async def test_in_pieces_and_with_permissions(self, subject: Subject) -> None:
         await subject.create()

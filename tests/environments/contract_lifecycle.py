@@ -255,6 +255,11 @@ class SpawnContract:
         await subject.create()
         assert (await subject.sh("kill -KILL $$")).status == 128 + 9
 
+    async def test_signals_are_as_at_birth(self, subject: Subject) -> None:
+        await subject.create()
+        for name, number in (("TERM", 15), ("HUP", 1), ("INT", 2), ("PIPE", 13)):
+            assert (await subject.sh(f"kill -{name} $$; echo survived")).status == 128 + number
+
     async def test_input_and_output_are_bytes(self, subject: Subject) -> None:
         await subject.create()
         content = bytes(range(256)) * 2000
@@ -380,7 +385,7 @@ class SurveyContract:
 
         async def listen() -> None:
             async for place in deaths:
-                heard.append(place)
+                heard.append(place)  # noqa: PERF401 - they are read meanwhile
 
         listening = asyncio.create_task(listen())
         try:
@@ -403,7 +408,7 @@ class SurveyContract:
 
         async def listen() -> None:
             async for place in subject.provider.deaths():
-                heard.append(place)
+                heard.append(place)  # noqa: PERF401 - they are read meanwhile
 
         listening = asyncio.create_task(listen())
         try:

@@ -101,10 +101,12 @@ class InlineWriter:
     def __init__(self, store: Store, points: Points) -> None:
         self._store = store
         self._points = points
+        self.broken = False
+        """Nothing can be written, as on a full disk."""
 
     def submit(self, job: Job) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
-        if self._points.reached("before a transaction"):
+        if self.broken or self._points.reached("before a transaction"):
             resolve([(future, LedgerError("killed"))])
             return future
         result = run_batch(self._store, [job])[0]
@@ -189,7 +191,8 @@ class House:
         self.points = Points(dies_after)
         store = Store(self.path, self.token(16), clock=self.now, history=1000)
         store.connection.execute("PRAGMA synchronous = OFF")  # a killed process leaves the kernel's pages behind
-        self.ledger = Ledger(store.installation, store.epoch, InlineWriter(store, self.points))
+        self.writer = InlineWriter(store, self.points)
+        self.ledger = Ledger(store.installation, store.epoch, self.writer)
         provider = self.make_provider(store.installation)
         self.manager = await Manager.start(
             self.ledger,
@@ -220,7 +223,7 @@ class House:
     async def kill(self) -> None:
         """End the server as SIGKILL does: nothing that it does from now on has any effect."""
         self.points.dead.set()
-        await self.manager._tasks.aclose()
+        await self.manager._tasks.aclose(LedgerError("killed"))
         await self.ledger.aclose()
 
     async def restart(self) -> Manager:

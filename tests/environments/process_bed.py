@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from contract import Said, read_all
+from contract import DEADLINE_S, Said, read_all
 
 from thunderagent_core.environments.base import LABEL_ENVIRONMENT, LABEL_INSTALLATION, Kind, Place, Plan
-from thunderagent_core.environments.process.identity import children, identify, is_alive, send_signal
+from thunderagent_core.environments.process.identity import children, identify, send_signal, wait_for_end
 from thunderagent_core.environments.process.launching import MARKER
 from thunderagent_core.environments.process.provider import ProcessProvider
 from thunderagent_core.environments.process.records import Record
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from thunderagent_core.environments.base import Sighting
 
 PROGRAMS = (
-    "base64 basename cat chmod cp cut dd dirname echo env expr false grep head id kill ln ls mkdir mkfifo mktemp mv nohup od "
-    "printf ps pwd readlink rm sed seq setsid sh sleep sort stat sync tail tee test timeout touch tr true wc yes"
+    "base64 basename cat chmod cp cut dd dirname echo env expr false grep head id kill ln ls mkdir mkfifo mktemp mv "
+    "nohup od printf ps pwd readlink rm sed seq setsid sh sleep sort stat sync tail tee test timeout touch tr true wc "
+    "yes"
 )
 
 
@@ -97,15 +98,11 @@ class Bed:
         assert init is not None
         for pid in children(init.pid):
             os.kill(pid, signal.SIGKILL)
-        for path in Path("/sys/fs/cgroup").glob(f"*/thunder-*/{place.handle}/freezer.state"):
-            path.write_text("THAWED")
-        for path in self.groups(place.handle):
-            if (path / "cgroup.freeze").exists():
-                (path / "cgroup.freeze").write_text("0")
+        for group in self.groups(place.handle):
+            thaw(group)
         send_signal(init, signal.SIGCONT)
-        async with asyncio.timeout(60):
-            while is_alive(init):
-                await asyncio.sleep(0.005)
+        async with asyncio.timeout(DEADLINE_S):
+            await wait_for_end(init)
 
     def groups(self, handle: str = "*") -> list[Path]:
         """Return the control groups of this installation's sandboxes."""
@@ -116,7 +113,7 @@ class Bed:
     def leftovers(self, installation: str | None = None) -> list[str]:
         """Return what is there of an installation, found without the provider."""
         sign = f"thunder-{installation or self.installation}"
-        found = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{sign}")]
+        found = [str(path) for depth in ("", "*/") for path in Path("/sys/fs/cgroup").glob(depth + sign)]
         found += [str(path) for path in self.root.glob("*/*") if sign in path.name]
         found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.root) in line]
         return found + [f"process {pid}" for pid in marked(f"{sign}-".encode())]
@@ -137,19 +134,33 @@ class Bed:
 
 
 @asynccontextmanager
-async def process_bed(**options: Any) -> AsyncIterator[Bed]:
+async def process_bed(installation: str | None = None, **options: Any) -> AsyncIterator[Bed]:
     """Yield an installation, of which nothing may remain."""
     root = Path(tempfile.mkdtemp(prefix="thunder-test-"))
-    bed = Bed(root=root, options=options)
+    bed = Bed(root=root, options=options, installation=installation or f"t{uuid.uuid4().hex[:10]}")
     try:
         yield bed
         await bed.reclaim()
     finally:
         await bed.close()
     assert bed.leftovers() == []
-    remains = sorted(path.name for path in root.rglob("*"))
-    assert remains == ["environments", "snapshots", "trash"]
+    assert tree(root) == ["environments", "snapshots", "trash"]
     shutil.rmtree(root)
+
+
+def tree(root: Path) -> list[str]:
+    """Return what is below a directory."""
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+def text(path: Path | str) -> str:
+    return Path(path).read_text()
+
+
+def thaw(group: Path) -> None:
+    for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+        if (group / name).exists():
+            (group / name).write_text(value)
 
 
 async def run(provider: ProcessProvider, place: Place, script: str, **options: Any) -> Said:

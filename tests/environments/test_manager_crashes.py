@@ -180,7 +180,7 @@ async def told_until_death(
     with contextlib.suppress(LedgerError):
         await house.open(dies_after=1 + dies_after * 7 % 31)
         await until_dead_or_done(house, asyncio.sleep(60))
-        await house.manager._tasks.aclose()
+        await house.manager._tasks.aclose(LedgerError("killed"))
     await house.ledger.aclose()
     await house.open()
     await check_what_lives(story)

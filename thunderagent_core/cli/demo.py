@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import os
+import signal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from thunderagent_core.demo.comparison import Arm, DemoSettings
 
 _DEFAULT_POLICIES = ["passthrough", "paper"]
+_TOOLS = ("auto", "docker", "process", "none")
 
 
 _HELP = """Run a batch of agents through the scheduler and through a pass-through, and compare. Under a minute.
@@ -21,11 +25,17 @@ _HELP = """Run a batch of agents through the scheduler and through a pass-throug
 The engine is simulated and needs no GPU; with --backend it is yours, and its prefix cache is reset between the
 runs where it offers that (vLLM with VLLM_SERVER_DEV_MODE=1).
 
+Each agent's tools are real commands in a sandbox of its own, which the server makes and takes back: containers where
+Docker answers and has an image of busybox, alpine, debian or python, else bubblewrap. Where neither works a tool is
+only waited for.
+
 Examples:
 
   thunderagent demo
 
   thunderagent demo --policy passthrough --policy cap --policy paper
+
+  thunderagent demo --tools process
 
   thunderagent demo --backend http://127.0.0.1:8000 --programs 16
 """
@@ -56,9 +66,14 @@ def demo(
     speed: Annotated[
         float | None, typer.Option(help="Run the simulated engine, tools and scheduler this much faster. Default: 8.")
     ] = None,
+    tools: Annotated[
+        str, typer.Option(metavar="KIND", help="Where tools run: auto, docker, process, or none: they are waited for.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Run a batch of agents through the scheduler and through a pass-through, and compare. Under a minute."""
+    from thunderagent_core.config.rules import Choice  # noqa: PLC0415 - loaded by this command alone
+
     if backend is not None and (pool_tokens is not None or speed is not None):
         fail("--pool-tokens and --speed are for the simulated engine, which --backend replaces", USAGE)
     given = {"pool_tokens": pool_tokens, "speed": speed, "backend": backend}
@@ -68,7 +83,8 @@ def demo(
             tuple(policy or _DEFAULT_POLICIES),
             {"programs": programs, "turns": turns, "tool_s": tool_s, "seed": seed},
         )
-    _run(settings, as_json=as_json)
+        _check("tools", tools, Choice(_TOOLS))
+    _run(settings, tools, as_json=as_json)
 
 
 def _settings(given: dict[str, Any], policies: tuple[str, ...], load: dict[str, Any]) -> DemoSettings:
@@ -94,23 +110,48 @@ def _check(name: str, value: Any, rule: Rule) -> Any:
         raise ValueError(f"--{name}: got {value!r}, allowed: {rule.allowed}") from None
 
 
-def _run(settings: DemoSettings, *, as_json: bool) -> None:
+def _run(settings: DemoSettings, tools: str, *, as_json: bool) -> None:
     import asyncio  # noqa: PLC0415 - loaded by this command alone
 
-    from thunderagent_core.cli.demo_display import Display, print_arms, print_json  # noqa: PLC0415 - as above
+    from thunderagent_core.cli.demo_display import print_arms, print_json  # noqa: PLC0415 - as above
     from thunderagent_core.demo.children import ChildError  # noqa: PLC0415 - as above
-    from thunderagent_core.demo.comparison import DemoError, compare  # noqa: PLC0415 - as above
+    from thunderagent_core.demo.comparison import DemoError  # noqa: PLC0415 - as above
 
     try:
-        with failing_on(ChildError, DemoError), Display(settings) as display:
-            arms = asyncio.run(compare(settings, display))
+        with failing_on(ChildError, DemoError):
+            settings, arms = asyncio.run(_compare(settings, tools))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    except asyncio.CancelledError:
+        _die()
     if as_json:
         print_json(arms, settings)
     else:
         print_arms(arms, settings)
     _fail_on_errors(arms)
+
+
+async def _compare(settings: DemoSettings, tools: str) -> tuple[DemoSettings, list[Arm]]:
+    """Find out where tools can run, then run everything. Cancelled by SIGTERM. Raises DemoError and ChildError."""
+    import asyncio  # noqa: PLC0415 - loaded by this command alone
+
+    from thunderagent_core.cli.demo_display import Display  # noqa: PLC0415 - as above
+    from thunderagent_core.cli.demo_tools import find_tools  # noqa: PLC0415 - as above
+    from thunderagent_core.demo.comparison import compare  # noqa: PLC0415 - as above
+
+    this = asyncio.current_task()
+    assert this is not None  # noqa: S101 - a coroutine runs in one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    settings = replace(settings, tools=await find_tools(tools))
+    with Display(settings) as display:
+        return settings, await compare(settings, display)
+
+
+def _die() -> NoReturn:
+    """End as SIGTERM ends a process that does not heed it: everything is cleared away by now."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError("SIGTERM ends a process")
 
 
 def _fail_on_errors(arms: list[Arm]) -> None:

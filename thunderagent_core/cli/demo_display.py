@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from thunderagent_core.demo.summary import Summary
 
 _COMPARED: Final = 2
+_PLACES: Final = {"docker": "containers", "process": "sandboxes"}
 
 
 class Display:
@@ -86,6 +87,8 @@ def print_arms(arms: Sequence[Arm], settings: DemoSettings) -> None:
         if len(arms) >= _COMPARED:
             cells.append(_ratio(values[-1], values[0]))
         table.add_row(name, *cells)
+    for name, cells in _tool_rows(arms):
+        table.add_row(name, *cells)
     out = console()
     out.print()
     out.print(table)
@@ -100,14 +103,22 @@ def print_json(arms: Sequence[Arm], settings: DemoSettings) -> None:
         "simulated": simulated,
         "speed": settings.speed if simulated else 1.0,
         "workload": asdict(settings.workload),
-        "arms": [{"policy": arm.policy, **_finite(asdict(arm.summary)), "errors": arm.errors} for arm in arms],
+        "tools": None if settings.tools is None else asdict(settings.tools),
+        "arms": [_arm_content(arm) for arm in arms],
     }
     typer.echo(json.dumps(content))
+
+
+def _arm_content(arm: Arm) -> dict[str, Any]:
+    tools = None if arm.tools is None else asdict(arm.tools)
+    return {"policy": arm.policy, **_finite(asdict(arm.summary)), "tools": tools, "errors": arm.errors}
 
 
 def _introduction(settings: DemoSettings) -> str:
     load = settings.workload
     agents = f"{load.programs} agents, {load.turns} turns each, tools of {load.tool_s:g} s on average"
+    if settings.tools is not None:
+        agents += f" in {_PLACES[settings.tools.provider]}"
     if settings.backend is not None:
         return f"{agents}, on the engine at {settings.backend}"
     pool = f"{settings.pool_tokens:,} tokens of KV cache"
@@ -121,6 +132,18 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, list[float | None], A
         ("recomputed tokens", [s.recomputed_tokens for s in summaries], _whole),
         ("turn latency p50, s", [s.latency_s.p50 for s in summaries], _tenths),
         ("turn latency p99, s", [s.latency_s.p99 for s in summaries], _tenths),
+    ]
+
+
+def _tool_rows(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
+    """Return the rows about sandboxes; none where no arm had any."""
+    figures = [arm.tools for arm in arms]
+    if not any(figures):
+        return []
+    return [
+        ("sandboxes made", [_whole(None if one is None else one.made) for one in figures]),
+        ("ready before first use", [percent(None if one is None else one.hidden_share) for one in figures]),
+        ("sandboxes left at the end", [_whole(None if one is None else one.left) for one in figures]),
     ]
 
 

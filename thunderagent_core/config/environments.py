@@ -69,6 +69,18 @@ class EnvironmentsConfig:
     environment_disk_floor_bytes: int = setting(
         1 << 30, Whole(0), "Free disk in bytes that they leave where they are stored.", panel=ENVIRONMENTS
     )
+    environment_image_high_bytes: int | None = setting(
+        None,
+        Optional(Whole(0)),
+        "Images that this server brought are removed, least recently used first, above so many bytes; none: never.",
+        panel=ENVIRONMENTS,
+    )
+    environment_image_low_bytes: int | None = setting(
+        None,
+        Optional(Whole(0)),
+        "Until so many bytes of them are left; none, or more: environment_image_high_bytes.",
+        panel=ENVIRONMENTS,
+    )
     environment_ports: str | None = setting(
         None,
         Optional(PortRange()),

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from thunderagent_core.demo.records import ProgramRecord, RequestRecord, RunResult
 from thunderagent_core.demo.requests import Answer, RefusedForNowError, RequestFailedError, call_json, stream_chat
+from thunderagent_core.demo.tools import Toolbox, run_tool
 from thunderagent_core.demo.workload import plan, system_prompt
 from thunderagent_core.transport.client import ConnectionPool
 
@@ -40,6 +41,7 @@ class Target:
         speed: how much faster than ours the workload's clock runs; 10 makes a tool of 2 s run for 0.2 s, and
             0.2 s that were measured count as 2 s. For simulated engines that are as much faster.
         request_timeout_s: longest time for one request, in our seconds.
+        tools: where tools run, on a server with tool environments; None: a tool is only waited for.
         max_refusals: how often a request that is refused for the time being is repeated.
     """
 
@@ -55,6 +57,7 @@ class Target:
     release: bool = True
     speed: float = 1.0
     request_timeout_s: float = 1800.0
+    tools: Toolbox | None = None
     max_refusals: int = 100
 
     def headers(self, program_id: str | None = None) -> Headers:
@@ -151,14 +154,29 @@ class _Agent:
         self._run.result.programs.append(record)
 
     async def _work(self) -> None:
-        reports = ""
+        text, reports = self._plan.turns[0].text, ""
         for number, turn in enumerate(self._plan.turns):
-            self._messages.append({"role": "user", "content": turn.text + reports})
+            self._messages.append({"role": "user", "content": text + reports})
             answer, *others = await self._turn(number, turn)
             self._messages.append({"role": "assistant", "content": answer.text})
             reports = "".join(f" Report {index}: {other.text}" for index, other in enumerate(others, start=1))
             self._turns += 1
+            text = await self._act(number, turn)
+
+    async def _act(self, number: int, turn: TurnPlan) -> str:
+        """Let the tool run after a turn; return its observation, which begins the next one."""
+        rest = self._plan.turns[number + 1 :]
+        if self._target.tools is None or not rest:
             await self._run.sleep(turn.tool_s)
+            return rest[0].text if rest else ""
+        return await run_tool(
+            self._run.pool,
+            self._target.headers(),
+            self._id,
+            seconds=turn.tool_s / self._target.speed,
+            number=number + 1,
+            finding=rest[0].text,
+        )
 
     async def _turn(self, number: int, turn: TurnPlan) -> list[Answer]:
         """Send a turn's requests at once and return the answers when all have ended."""
@@ -176,7 +194,7 @@ class _Agent:
         try:
             while True:
                 try:
-                    answer = await self._send(call, output_tokens)
+                    answer = await self._send(number, call, output_tokens)
                     break
                 except RefusedForNowError as refusal:
                     refusals += 1
@@ -190,7 +208,7 @@ class _Agent:
             self._record(number=number, call=call, started_s=started_s, answer=answer, refusals=refusals, error=error)
         return answer
 
-    async def _send(self, call: int, output_tokens: int) -> Answer:
+    async def _send(self, number: int, call: int, output_tokens: int) -> Answer:
         body = {
             "model": self._target.model,
             "messages": self._variant(call),
@@ -201,6 +219,8 @@ class _Agent:
         }
         if self._target.id_field is not None:
             body[self._target.id_field] = self._id
+        if self._target.tools is not None and number == 0:
+            body["environments"] = [self._target.tools.declaration()]
         try:
             async with asyncio.timeout(self._target.request_timeout_s):
                 return await stream_chat(self._run.pool, self._target.headers(self._id), body, self._run.now)

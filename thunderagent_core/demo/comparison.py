@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import tempfile
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -10,6 +11,7 @@ from thunderagent_core.demo.agents import Target, run_agents
 from thunderagent_core.demo.children import child
 from thunderagent_core.demo.requests import RequestFailedError, call_json
 from thunderagent_core.demo.summary import Summary, summarize
+from thunderagent_core.demo.tools import Toolbox, ToolFigures, clear, conclude
 from thunderagent_core.demo.workload import Workload
 from thunderagent_core.transport.client import ConnectionPool
 
@@ -42,6 +44,7 @@ class DemoSettings:
         backend: URL of an engine to use; None: a simulated one is started.
         pool_tokens: KV cache of the simulated engine.
         speed: how many times as fast as its model the simulated engine runs.
+        tools: where the agents' tools run; None: a tool is only waited for.
     """
 
     workload: Workload = field(default_factory=Workload)
@@ -49,6 +52,7 @@ class DemoSettings:
     backend: str | None = None
     pool_tokens: int = 16384
     speed: float = 8.0
+    tools: Toolbox | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Arm:
     policy: str
     summary: Summary
     errors: tuple[str, ...]
+    tools: ToolFigures | None = None
 
 
 class Watcher(Protocol):
@@ -92,11 +97,12 @@ async def compare(settings: DemoSettings, watcher: Watcher) -> list[Arm]:
 
 
 async def _run_arm(settings: DemoSettings, engine: str, number: int, watcher: Watcher) -> Arm:
-    policy = settings.policies[number]
+    policy, figures = settings.policies[number], None
     speed = settings.speed if settings.backend is None else 1.0
-    scaled = [text for flag, seconds in TIMES.items() for text in (flag, f"{seconds / speed:g}")]
-    options = ["--port", "0", "--backend", engine, "--policy", policy, "--log-level", "warning"]
-    async with child("serve", *options, *scaled, "--startup-wait-s", "20", "--shutdown-grace-s", "1") as url:
+    async with AsyncExitStack() as stack:
+        # The directory goes last: its server has ended by then.
+        arguments = [*_server_arguments(engine, policy, speed), *_tool_arguments(settings.tools, stack)]
+        url = await stack.enter_async_context(child("serve", *arguments))
         target = Target(
             url=url,
             model=await _first_model(url),
@@ -104,10 +110,42 @@ async def _run_arm(settings: DemoSettings, engine: str, number: int, watcher: Wa
             salt=f"Run {number:03}. ",  # where the cache cannot be reset, no arm profits from the one before
             speed=speed,
             extra_body={"ignore_eos": True},
+            tools=settings.tools,
         )
-        result = await run_agents(target, settings.workload, watcher.request_ended)
-    errors = tuple(dict.fromkeys(program.error for program in result.programs if program.error is not None))
-    return Arm(policy, summarize(result), errors)
+        try:
+            result = await run_agents(target, settings.workload, watcher.request_ended)
+        except BaseException:
+            if settings.tools is not None:
+                with suppress(RequestFailedError):
+                    await clear(url)
+            raise
+        if settings.tools is not None:
+            figures = await _concluded(url)
+    errors = dict.fromkeys(program.error for program in result.programs if program.error is not None)
+    if figures is not None and figures.left:
+        errors[f"{figures.left} sandboxes were left behind"] = None
+    return Arm(policy, summarize(result), tuple(errors), figures)
+
+
+def _server_arguments(engine: str, policy: str, speed: float) -> list[str]:
+    scaled = [text for flag, seconds in TIMES.items() for text in (flag, f"{seconds / speed:g}")]
+    options = ["--port", "0", "--backend", engine, "--policy", policy, "--log-level", "warning"]
+    return [*options, *scaled, "--startup-wait-s", "20", "--shutdown-grace-s", "1"]
+
+
+def _tool_arguments(tools: Toolbox | None, stack: AsyncExitStack) -> list[str]:
+    """Return what a server needs for tools; its directory is removed when the stack is closed."""
+    if tools is None:
+        return []
+    state = stack.enter_context(tempfile.TemporaryDirectory(prefix="thunderagent-demo-"))
+    return ["--environments", tools.provider, "--state-dir", state, "--environment-disk-floor-bytes", "0"]
+
+
+async def _concluded(url: str) -> ToolFigures:
+    try:
+        return await conclude(url)
+    except RequestFailedError as error:
+        raise DemoError(f"{url}: {error}") from error
 
 
 def _engine_arguments(settings: DemoSettings) -> list[str]:

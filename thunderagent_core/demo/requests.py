@@ -11,7 +11,7 @@ import msgspec
 from thunderagent_core.transport.messages import TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from thunderagent_core.transport.client import ConnectionPool
     from thunderagent_core.transport.messages import Headers, Response
@@ -21,6 +21,7 @@ _REFUSED_FOR_NOW: Final = frozenset((429, 503))
 _DATA: Final = b"data:"
 _DONE: Final = b"[DONE]"
 _SHOWN_CHARS: Final = 200
+_PATIENCE_S: Final = 10.0
 
 
 class _Details(msgspec.Struct, frozen=True):
@@ -149,17 +150,46 @@ def _seconds(value: bytes | None) -> float:
 
 
 async def call_json(
-    pool: ConnectionPool, method: str, path: str, headers: Headers, body: Any = None, *, timeout_s: float = 10.0
+    pool: ConnectionPool,
+    method: str,
+    path: str,
+    headers: Headers,
+    body: Any = None,
+    *,
+    timeout_s: float = _PATIENCE_S,
+    repeatable: bool = True,
 ) -> tuple[int, Any]:
-    """Exchange JSON; return status and content, None for what is not JSON. Raises RequestFailedError."""
+    """Exchange JSON; return status and content, None for what is not JSON. Raises RequestFailedError.
+
+    ``repeatable``: see ``ConnectionPool.request``.
+    """
     payload = b"" if body is None else msgspec.json.encode(body)
+    exchange = _exchange(pool, method, path, headers, payload, repeatable=repeatable)
+    status, content = await _in_time(exchange, f"{method} {path}", timeout_s)
+    try:
+        return status, msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        return status, None
+
+
+async def get_text(pool: ConnectionPool, path: str) -> str:
+    """Return a page. Raises RequestFailedError where there is none."""
+    status, content = await _in_time(_exchange(pool, "GET", path, [], b""), f"GET {path}", _PATIENCE_S)
+    if status != _OK:
+        raise RequestFailedError(f"GET {path}: HTTP {status}")
+    return content.decode(errors="replace")
+
+
+async def _exchange(
+    pool: ConnectionPool, method: str, path: str, headers: Headers, payload: bytes, *, repeatable: bool = True
+) -> tuple[int, bytes]:
+    response = await pool.request(method, path, headers, payload, repeatable=repeatable)
+    return response.status, await response.read()
+
+
+async def _in_time(exchange: Awaitable[tuple[int, bytes]], name: str, timeout_s: float) -> tuple[int, bytes]:
     try:
         async with asyncio.timeout(timeout_s):
-            response = await pool.request(method, path, headers, payload)
-            content = await response.read()
+            return await exchange
     except (TransportError, TimeoutError) as error:
-        raise RequestFailedError(f"{method} {path}: {error or 'no answer in time'}") from error
-    try:
-        return response.status, msgspec.json.decode(content)
-    except msgspec.DecodeError:
-        return response.status, None
+        raise RequestFailedError(f"{name}: {error or 'no answer in time'}") from error

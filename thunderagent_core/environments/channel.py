@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from thunderagent_core.environments.base import ProviderError, Stream
 from thunderagent_core.environments.commands import ExecError, quote
-from thunderagent_core.environments.driver import DRIVER, GREETING, KILLER
+from thunderagent_core.environments.driver import DRIVER, GREETING, KILLER, KILLER_FOUND_NO_SHELL
 from thunderagent_core.environments.markers import Mark, Scanner, new_nonce
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _GREETING_S: Final = 30.0
 _WRITE_S: Final = 30.0
 _ASK_S: Final = 5.0
 _CLOSE_S: Final = 10.0
-_KILL_S: Final = 10.0
+_KILL_S: Final = 30.0
 
 
 class ChannelEndedError(Exception):
@@ -88,15 +88,20 @@ class Channel:
         closing = b"; }\n"  # without it, the shell runs nothing of a line that broke off
         await self._write(b" ".join((opening, directory, exports, words, closing)))
 
-    async def end_command(self, provider: Provider, place: Place, grace_s: float) -> bool:
+    async def end_command(self, provider: Provider, place: Place, grace_s: float) -> None:
         """End the command with all its descendants: TERM, and KILL after a grace in seconds.
 
-        Until this returns, the channel does not report that its job has settled, lest another one be hit. Returns
-        whether nothing is left of the command. Raises ProviderError where no process could be started to do it.
+        Until this returns, the channel does not report that its job has settled, lest another one be hit. Where the
+        shell is dead but some process holds its outputs open, the job fails here. Raises ProviderError where no
+        process could be started to do it.
         """
         self._being_ended = True
         try:
-            return await _kill(provider, place, self.pid, grace_s)
+            pid = str(self.pid)
+            arguments = (pid, str(round(grace_s * 10)), pid if self.single else "")
+            if await _kill(provider, place, arguments, grace_s) == KILLER_FOUND_NO_SHELL:
+                self.ended = True
+                self._gone()
         finally:
             self._being_ended = False
             if self._job is None and not self.ended:
@@ -198,16 +203,16 @@ class Channel:
         self._on_change(self)
 
 
-async def _kill(provider: Provider, place: Place, shell: int, grace_s: float) -> bool:
-    command = (SHELL, "-c", KILLER, "sh", str(shell), str(round(grace_s * 10)))
+async def _kill(provider: Provider, place: Place, arguments: tuple[str, ...], grace_s: float) -> int | None:
+    """Return the exit status of the killer, None where it took too long."""
     try:
         async with asyncio.timeout(grace_s + _KILL_S):
-            process = await provider.spawn(place, command, workdir="/")
+            process = await provider.spawn(place, (SHELL, "-c", KILLER, SHELL, *arguments), workdir="/")
             try:
                 while await process.read() is not None:
                     pass
-                return await process.wait() == 0
+                return await process.wait()
             finally:
                 await process.aclose()
     except TimeoutError:
-        return False
+        return None

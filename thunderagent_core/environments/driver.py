@@ -20,6 +20,7 @@ if [ /proc/$$/fd/3 -ef /proc/$$/fd/3 ] && ! [ /proc/$$/fd/3 -ef /proc/$$/fd/0 ];
         if (exec /bin/sh -c "$t_leads"); then t_kind=monitor; else set +m; fi
     fi
 fi
+[ "$t_kind" = single ] && trap : HUP INT QUIT TERM USR1 USR2 ALRM PIPE
 t_settle() {
     for t_fd in /proc/[0-9]*/fd/[1-9]; do
         case $t_fd in "/proc/$$/"* | "/proc/$PPID/"*) continue ;; esac
@@ -53,55 +54,76 @@ t_run() {
 """What a channel's shell reads first. Its own complaints go nowhere; 3 and 4 are what the host reads.
 
 ``t_run START END DIRECTORY EXPORTS WORD...`` runs a command in a session of its own (``setsid``), or else in a process
-group of its own (``monitor``), or else in that of the shell, which is then not used a second time (``single``). It
-tells the command's exit status first and afterwards whether some process still holds the channel's outputs.
+group of its own (``monitor``), or else in that of the shell (``single``), which then survives what a command sends to
+its own group, and is not used a second time. It tells the command's exit status first, and afterwards whether some
+process still holds the channel's outputs.
 """
 
 GREETING: Final = rb"""printf '\036%%s %%s %%s\n' %s "$t_kind" "$$" >&3
 """
 
 KILLER: Final = r"""exec 2>/dev/null
-channel=$1 patience=$2 known=' '
+channel=$1 patience=$2 shared=$3 known=' '
+line_feed='
+'
+set -f
 look() {
+    stats=$(set +f && cat /proc/[0-9]*/stat)
+    [ "$stats" ] || exit 1
     grew=1
-    while [ "$grew" = 1 ]; do
-        grew=0 alive=
-        for directory in /proc/[0-9]*; do
-            process=${directory#/proc/}
+    while [ "$grew" ]; do
+        grew= alive= IFS=$line_feed
+        for line in $stats; do
+            process=${line%% *}
             [ "$process" = "$channel" ] && continue
-            read -r line <"$directory/stat" || continue
+            IFS=' '
             set -- ${line##*) }
             case $known in
             *" $process "*) ;;
             *)
-                case " $channel$known" in
-                *" $2 "* | *" $3 "* | *" $4 "*) known="$known$process " grew=1 ;;
-                *) continue ;;
-                esac
+                kin=
+                case " $channel$known" in *" $2 "*) kin=1 ;; esac
+                case " $shared$known" in *" $3 "* | *" $4 "*) kin=1 ;; esac
+                [ "$kin" ] || continue
+                known="$known$process " grew=1
                 ;;
             esac
             case $1 in Z | X) ;; *) alive="$alive $process" ;; esac
         done
     done
+    [ "$alive" ]
 }
-[ -r /proc/self/stat ] || kill -s KILL -- "-$channel"
-look
-[ -n "$alive" ] && kill -s TERM $alive
-[ -n "$alive" ] && kill -s CONT $alive
-while look && [ -n "$alive" ] && [ "$patience" -gt 0 ]; do
-    patience=$((patience - 1))
-    sleep 0.1 || sleep 1
+if ! [ -r /proc/self/stat ]; then
+    kill -s KILL -- "-$channel"
+    exit 0
+fi
+[ -r "/proc/$channel/stat" ] || exit 2
+if look; then
+    kill -s STOP $alive
+    look
+    kill -s TERM $alive
+    kill -s CONT $alive
+fi
+while look && [ "$patience" -gt 0 ]; do
+    patience=$((patience - 2))
+    sleep 0.2 || sleep 1
 done
 rounds=50
-while look && [ -n "$alive" ] && [ "$rounds" -gt 0 ]; do
+while look && [ "$rounds" -gt 0 ]; do
+    kill -s STOP $alive
+    look
     kill -s KILL $alive
     rounds=$((rounds - 1))
     [ "$rounds" -lt 45 ] && sleep 0.1
 done
 [ -z "$alive" ]
 """
-"""Ends the command of one channel: ``sh -c KILLER sh PID PATIENCE``, the channel's process and tenths of a second.
+"""Ends the command of one channel: ``sh -c KILLER sh PID PATIENCE SHARED``.
 
-It finds the children of the channel's shell, their children, and whoever shares a session or a process group with one
-of them. They get TERM, and KILL after that many tenths of a second. Exit status 0: none is left.
+PID is the channel's shell, SHARED the same where the command shares its session, else empty. It finds the children of
+that shell, their children, and whoever shares a session or a process group with one of them. They are stopped first,
+lest one goes on because another has ended; they get TERM, and KILL after PATIENCE tenths of a second. Exit status 0:
+none is left; 1: some are; 2: the shell is not there any more, so that nothing is known of its children.
 """
+
+KILLER_FOUND_NO_SHELL: Final = 2

@@ -34,9 +34,6 @@ __all__ = ["EnvironmentDiedError", "ExecError", "ExecRequest", "ExecResult", "Ex
 MAX_TIMEOUT_S: Final = 600.0
 MAX_OUTPUT_BYTES: Final = 16 << 20
 
-_GRACE_S: Final = 2.0
-"""From TERM to KILL."""
-
 _BACKLOG_BYTES: Final = 256 << 10
 _SETTLE_S: Final = 2.0
 _VERDICT_S: Final = 5.0
@@ -53,6 +50,7 @@ class Executor:
         workdir: absolute path at which commands run.
         max_channels: commands that run at the same time; further ones wait.
         max_timeout_s: longest running time that may be asked for, in seconds.
+        grace_s: from TERM to KILL for a command that has to end, in seconds.
         pool: other bounds; replaces ``max_channels``.
     """
 
@@ -65,12 +63,14 @@ class Executor:
         workdir: str = "/",
         max_channels: int = 4,
         max_timeout_s: float = MAX_TIMEOUT_S,
+        grace_s: float = 2.0,
         pool: PoolLimits | None = None,
     ) -> None:
         self._provider, self._place = provider, place
         self._env = dict(env or {})
         self._workdir = workdir
         self._max_timeout_s = max_timeout_s
+        self._grace_s = grace_s
         self._pool = ChannelPool(self._open, pool or PoolLimits(max_channels=max_channels))
         self._running: dict[Job, Channel | None] = {}
         self._endings: dict[Job, asyncio.Task[None]] = {}
@@ -176,7 +176,7 @@ class Executor:
             for _ in range(_KILL_ROUNDS):  # it may not have begun when the first one comes
                 if job.done.done():
                     return
-                await channel.end_command(self._provider, self._place, _GRACE_S)
+                await channel.end_command(self._provider, self._place, self._grace_s)
                 await asyncio.wait([job.done], timeout=_SETTLE_S)
         except ProviderError:
             pass
@@ -193,9 +193,10 @@ class Executor:
         except ProviderUnavailableError:
             raise
         except (ProviderError, ExecError) as error:
-            if isinstance(error, ExecError) and error.code != "no_shell":
+            dead_shell = isinstance(error, ExecError) and error.code == "no_shell"
+            if isinstance(error, ExecError) and not dead_shell:
                 raise
-            if await has_ended(self._provider, self._place):
+            if await has_ended(self._provider, self._place, within_s=_SETTLE_S if dead_shell else 0.0):
                 raise EnvironmentDiedError("the environment is not running") from None
             raise
 

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from thunderagent_core.environments import ledger_images as images
 from thunderagent_core.environments import ledger_jobs as jobs
 from thunderagent_core.environments.ledger_store import Store
 from thunderagent_core.environments.ledger_writer import ThreadWriter
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Unpack
 
+    from thunderagent_core.environments.ledger_images import ImageKey, ImageRow
     from thunderagent_core.environments.ledger_rows import EnvironmentRow, Fields, ProgramRow, SnapshotRow
     from thunderagent_core.environments.ledger_writer import Writer
     from thunderagent_core.environments.states import State
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All that is not over: live programs, environments that are not GONE, snapshots, and who leases which port.
+    """All that is not over: live programs, environments not GONE, snapshots, who leases which port, images we brought.
 
     ``leases`` maps (provider, endpoint, port) to an environment's id. ``programs`` holds the ended ones as well whose
     environments are not gone yet.
@@ -37,6 +39,7 @@ class Contents:
     environments: Sequence[EnvironmentRow]
     snapshots: Sequence[SnapshotRow]
     leases: Mapping[tuple[str, str, int], str]
+    images: Sequence[ImageRow]
 
 
 class Ledger:
@@ -88,7 +91,7 @@ class Ledger:
 
     def load(self) -> asyncio.Future[Contents]:
         """Return all that is not over."""
-        return self._writer.submit(lambda store: Contents(*jobs.load(store)))
+        return self._writer.submit(lambda store: Contents(*jobs.load(store), images.load_images(store.connection)))
 
     def check_owner(self) -> asyncio.Future[None]:
         """Give FencedError where another server has taken over."""
@@ -168,3 +171,15 @@ class Ledger:
         Gives StaleStateError where it is not PAUSED.
         """
         return self._writer.submit(lambda store: jobs.put_aside(store, environment_id, snapshot))
+
+    def put_image(self, row: ImageRow) -> asyncio.Future[ImageRow]:
+        """Remember an image that we bring, or what is known of it by now."""
+        return self._writer.submit(lambda store: images.put_image(store, row))
+
+    def forget_image(self, key: ImageKey) -> asyncio.Future[None]:
+        """Forget an image that is gone, or turned out not to be ours."""
+        return self._writer.submit(lambda store: images.forget_image(store, key))
+
+    def images_used(self, used: Mapping[ImageKey, float]) -> asyncio.Future[None]:
+        """Remember when images were last needed, in seconds since 1970."""
+        return self._writer.submit(lambda store: images.images_used(store, used))

@@ -7,6 +7,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 from thunderagent_core.environments.ledger_errors import FencedError, LedgerError
+from thunderagent_core.environments.ledger_images import IMAGES_TABLE
 from thunderagent_core.environments.ledger_rows import ENVIRONMENT_COLUMNS
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class Store:
                 connection.execute(statement)
             connection.execute("INSERT INTO installation VALUES (?, 0)", (installation,))
         self._check_file()
+        connection.execute(IMAGES_TABLE)
         connection.execute("UPDATE installation SET epoch = epoch + 1")
         found, epoch = connection.execute("SELECT id, epoch FROM installation").fetchone()
         connection.execute("UPDATE environments SET epoch = ? WHERE state <> 'gone'", (epoch,))

@@ -123,20 +123,33 @@ def read_specs(content: Any, param: str = "environments") -> tuple[EnvironmentSp
     return specs
 
 
+def read_spec(content: Any) -> EnvironmentSpec:
+    """Return the one specification in JSON content that a client sent.
+
+    Raises:
+        SpecError: it is none; ``param`` names the field, as in ``memory_bytes``.
+    """
+    return _read(content, "")
+
+
 def _read(item: Any, param: str) -> EnvironmentSpec:
     if isinstance(item, dict):
         known = EnvironmentSpec.__struct_fields__
         for key in item:
             if key not in known:
-                raise UnknownFieldError(f"{param}.{key}", key, known)
+                raise UnknownFieldError(_within(param, f".{key}"), key, known)
     try:
         spec = msgspec.convert(item, EnvironmentSpec)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
-        raise SpecError(param + path.rstrip("`"), text) from None
+        raise SpecError(_within(param, path.rstrip("`")), text) from None
     for field, problem in _problems(spec):
-        raise SpecError(f"{param}.{field}", problem)
+        raise SpecError(_within(param, f".{field}"), problem)
     return spec
+
+
+def _within(param: str, path: str) -> str:
+    return f"{param}{path}" if param else path.removeprefix(".")
 
 
 class UnknownFieldError(SpecError):

@@ -96,6 +96,7 @@ def _table(routes: Routes) -> Mapping[tuple[str, ...], Mapping[str, OwnHandler]]
         ("health",): {"GET": routes.health},
         ("ready",): {"GET": routes.ready},
         ("metrics",): {"GET": routes.metrics},
+        ("openapi.json",): {"GET": routes.openapi},
         ("events",): {"GET": routes.events},
         ("scheduling",): {"GET": routes.scheduling},
         ("programs",): {"GET": routes.programs, "POST": routes.register},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import cache
 from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
@@ -55,18 +56,25 @@ class BackendBody(msgspec.Struct, forbid_unknown_fields=True):
 def read_body(body: bytes, kind: type[T]) -> T:
     """Return the body as ``kind``. Raises ApiError: 400 for wrong JSON or types, 422 for an unknown field."""
     content = decode_object(body)
-    fields = {field.encode_name for field in msgspec.structs.fields(kind)}  # type: ignore[arg-type]
+    fields = _fields(kind)  # type: ignore[arg-type]
     for name in content:
         if name not in fields:
-            raise _unknown_field(name, fields)
-    for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
-        if field.required and field.encode_name not in content:
-            raise invalid(f"`{field.encode_name}` is required.", field.encode_name, "missing_required_parameter")
+            raise _unknown_field(name, set(fields))
+    for name, required in fields.items():
+        if required and name not in content:
+            raise invalid(f"`{name}` is required.", name, "missing_required_parameter")
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$.")
-        raise invalid(f"`{path.rstrip('`')}`: {text}.", path.rstrip("`") or None) from error
+        text, _, path = str(error).partition(" - at `")
+        param = path.removeprefix("key` in `").removeprefix("$").removeprefix(".").rstrip("`")
+        raise invalid(f"`{param}`: {text}.", param or None) from error
+
+
+@cache
+def _fields(kind: type) -> dict[str, bool]:
+    """Return the fields of a body, and whether each is required. Found out once: it takes longer than all the rest."""
+    return {field.encode_name: field.required for field in msgspec.structs.fields(kind)}
 
 
 def read_event(program_id: str, body: bytes) -> ev.Event:

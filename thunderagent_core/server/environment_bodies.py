@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from thunderagent_core.environments.commands import DEFAULT_OUTPUT_BYTES
+from thunderagent_core.environments.exec import MAX_OUTPUT_BYTES, MAX_TIMEOUT_S
+
+Variable = Annotated[str, msgspec.Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class ExecBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -14,10 +17,10 @@ class ExecBody(msgspec.Struct, forbid_unknown_fields=True):
 
     command: str | list[str]
     workdir: str | None = None
-    env: dict[str, str] = {}
-    timeout_s: float | None = None
+    env: dict[Variable, str] = {}
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT_S)] | None = None
     wait_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 300.0
-    output_limit_bytes: int = DEFAULT_OUTPUT_BYTES
+    output_limit_bytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_OUTPUT_BYTES)] = DEFAULT_OUTPUT_BYTES
     stream: bool = False
     encoding: Literal["utf-8", "base64"] = "utf-8"
 

@@ -28,11 +28,6 @@ class EnvironmentDoor:
         self._guard = guard
 
     @property
-    def open(self) -> bool:
-        """Whether this server runs environments."""
-        return self._environments is not None
-
-    @property
     def running(self) -> Environments:
         """What joins them to the scheduler. Raises ApiError where there are none."""
         if self._environments is None:
@@ -50,6 +45,13 @@ class EnvironmentDoor:
         with as_api_errors():
             self._guard.check(specs)
             return await running.declare(program_id, specs, parent_id)
+
+    async def add(self, program_id: str, spec: EnvironmentSpec) -> bool:
+        """Remember durably one more environment of a program; tell whether it is new. Raises ApiError."""
+        running = self.running
+        with as_api_errors():
+            self._guard.check_one(spec)
+            return await running.declare(program_id, [spec])
 
     def withdraw(self, program_id: str) -> None:
         """Take a declaration back whose program did not come into being; begins at once, waits for nothing."""

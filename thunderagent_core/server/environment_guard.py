@@ -25,12 +25,19 @@ class SpecGuard:
         self._roots = tuple(os.path.realpath(root) for root in mount_roots)
 
     def check(self, specs: Sequence[EnvironmentSpec]) -> None:
-        """Raise SpecError where a specification names a path of the host outside of the roots."""
+        """Raise SpecError where a specification in a list names a path of the host outside of the roots."""
         for index, spec in enumerate(specs):
-            for field, path in _host_paths(spec):
-                if not self._allowed(path):
-                    param = f"environments[{index}].{field}"
-                    raise SpecError(param, f"{path} lies in none of the server's --environment-mount-root directories")
+            self._check(spec, f"environments[{index}].")
+
+    def check_one(self, spec: EnvironmentSpec) -> None:
+        """Raise SpecError where a specification that came alone does so."""
+        self._check(spec, "")
+
+    def _check(self, spec: EnvironmentSpec, holder: str) -> None:
+        for field, path in _host_paths(spec):
+            if not self._allowed(path):
+                text = f"{path} lies in none of the server's --environment-mount-root directories"
+                raise SpecError(holder + field, text)
 
     def _allowed(self, path: str) -> bool:
         real = os.path.realpath(path)  # a link must not lead out

@@ -28,6 +28,8 @@ _COUNTS: Final = (
     ("brought_back", "Times that an environment was made again from its snapshot."),
     ("wanted", "Environments that their programs came to use."),
     ("hidden", "Those of them that were ready by then."),
+    ("images_brought", "Images that were pulled or built."),
+    ("images_removed", "Images that were collected, because nobody needed them."),
 )
 
 _TIMES: Final = (
@@ -71,6 +73,8 @@ def _gauges(seen: Snapshot) -> Iterator[tuple[str, str, float]]:
     yield "disk_charged_bytes", "The larger of the two for each environment.", seen.disk.charged
     if seen.disk_budget_bytes is not None:
         yield "disk_budget_bytes", "Disk for all environments together.", seen.disk_budget_bytes
+    yield "images", "Images that this server pulled or built, and that are still there.", seen.images
+    yield "image_bytes", "What these take; shared layers count in each of them.", seen.image_bytes
     yield "ports_leased", "Host ports leased out of the range.", seen.ports_leased
     yield "ports_in_range", "Host ports in the range; 0: free ones are chosen.", seen.ports_in_range
 

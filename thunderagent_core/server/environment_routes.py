@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
@@ -9,7 +10,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from thunderagent_core.environments.exec import ExecRequest, ExecResult
-from thunderagent_core.environments.spec import read_specs
+from thunderagent_core.environments.spec import read_spec
 from thunderagent_core.server.bodies import read_body
 from thunderagent_core.server.environment_bodies import ExecBody, ReapBody
 from thunderagent_core.server.environment_errors import as_api_errors
@@ -107,11 +108,11 @@ class EnvironmentRoutes:
 
     async def _declare(self, request: Request, target: Target, respond: Responder) -> None:
         self._check_live(target.program_id)
-        specs = read_specs([decode_object(request.body)])
-        new = await self._door.declare(target.program_id, specs)
+        spec = read_spec(decode_object(request.body))
+        new = await self._door.add(target.program_id, spec)
         if new:
             self._door.running.wanted(target.program_id)
-        views = [view for view in self._door.manager.views(target.program_id) if view.name == specs[0].name]
+        views = [view for view in self._door.manager.views(target.program_id) if view.name == spec.name]
         _send(respond, 201 if new else 200, _shown(views)[-1])
 
     async def _look(self, request: Request, target: Target, respond: Responder) -> None:
@@ -181,7 +182,8 @@ class EnvironmentRoutes:
         self._check_live(target.program_id)
         views = [view for view in self._door.manager.views(target.program_id) if view.name == target.name]
         if not views:
-            raise ApiError(404, f"There is no environment {target.name!r}.", code="environment_not_found", param="name")
+            message = f"Program {target.program_id!r} has no environment {target.name!r}."
+            raise ApiError(404, message, code="environment_not_found", param="name", permanent=True)
         return views[-1]
 
 
@@ -208,11 +210,10 @@ def _text(request: Request, name: str) -> str:
 
 
 def _mode(request: Request) -> int:
-    text = parse_qs(request.query).get("mode", ["644"])[0]
-    try:
-        return int(text, 8)
-    except ValueError:
-        raise invalid(f"`mode` must be octal digits such as 755, not {text!r}.", "mode") from None
+    text = parse_qs(request.query, keep_blank_values=True).get("mode", ["644"])[0]
+    if not re.fullmatch("[0-7]{1,4}", text):
+        raise invalid(f"`mode` must be octal digits such as 755, not {text!r}.", "mode")
+    return int(text, 8)
 
 
 def _number(request: Request, name: str, default: float, most: float) -> float:

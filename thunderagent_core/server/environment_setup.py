@@ -131,6 +131,8 @@ def _settings(config: ServerConfig, default: str) -> ManagerSettings:
         freeze_after_s=config.environment_freeze_after_s,
         disk_budget_bytes=config.environment_disk_budget_bytes,
         disk_floor_bytes=config.environment_disk_floor_bytes,
+        image_high_bytes=config.environment_image_high_bytes,
+        image_low_bytes=config.environment_image_low_bytes,
         first_port=int(first) if first else None,
         last_port=int(last or 0),
         quarantine_grace_s=config.environment_quarantine_grace_s,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from thunderagent_core.transport.messages import Responder
 
 _JSON = [(b"content-type", b"application/json")]
+
+_OPENAPI = Path(__file__).with_name("openapi.json")
 
 _PROGRAMS_AT_ONCE = 200
 """Programs listed before the other requests get their turn: a hundred thousand take seconds."""
@@ -178,6 +181,10 @@ class Routes:
         if not any(backend.open for backend in self._runtime.scheduler.backends.values()):
             raise ApiError(503, "No healthy backend.", code="no_healthy_backend", retry_after_s=5.0)
         _send(respond, 200, {"status": "ready"})
+
+    def openapi(self, _name: str, _body: bytes, respond: Responder) -> None:
+        """``GET /openapi.json``: what there is, for programs that write clients."""
+        respond.send(200, _JSON, _OPENAPI.read_bytes())
 
     def metrics(self, _name: str, _body: bytes, respond: Responder) -> None:
         """``GET /metrics``."""

@@ -121,7 +121,8 @@ def parse_call(dialect: Dialect, headers: Headers, body: bytes) -> Call:
     environments, declared = _take_environments(content)
     program_id, changed = _take_identity(content, headers)
     if environments and program_id is None:
-        raise invalid("`environments` belong to a program: give `program_id` as well.", "program_id")
+        message = "`environments` belong to a program: give `program_id` as well."
+        raise invalid(message, "program_id", "missing_required_parameter")
     if program_id is not None and content.pop("session_id", None) is not None:
         changed = True  # vLLM would take it before the header in which it is given the program's id
     model = _check_model(content.get("model"))

@@ -12,6 +12,7 @@ from thunderagent_core.environments.base import (
     Sighting,
 )
 from thunderagent_core.environments.docker import images
+from thunderagent_core.environments.docker.bringing import Bringing, find_stored
 from thunderagent_core.environments.docker.containers import Containers
 from thunderagent_core.environments.docker.daemon import Daemon, require_aiodocker
 from thunderagent_core.environments.docker.deaths import Deaths, Removals
@@ -20,6 +21,7 @@ from thunderagent_core.environments.docker.inspection import own_directories, si
 from thunderagent_core.environments.docker.marks import Marks
 from thunderagent_core.environments.docker.networks import Network
 from thunderagent_core.environments.docker.process import start_process
+from thunderagent_core.environments.docker.references import image_name
 from thunderagent_core.environments.docker.remnants import Remnants
 from thunderagent_core.environments.docker.rooms import survey_rooms
 from thunderagent_core.environments.docker.snapshots import Snapshots
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from thunderagent_core.environments.base import Found, Place, Plan, Process, Room
+    from thunderagent_core.environments.images import PullWitness, StoredImage
 
 DEFAULT_ENDPOINT: Final = "unix:///var/run/docker.sock"
 
@@ -66,8 +69,7 @@ class DockerProvider:
         if not endpoints or len(set(endpoints)) < len(endpoints):
             raise ValueError(f"needs one or more different Docker endpoints, not {list(endpoints)}")
         self._daemons = {url: Daemon(url, timeout_s=timeout_s, effect_timeout_s=effect_timeout_s) for url in endpoints}
-        self._pull_timeout_s = pull_timeout_s
-        self._on_progress = on_progress
+        self._bringing = Bringing(timeout_s=pull_timeout_s, on_progress=on_progress)
         self._marks = Marks(installation)
         self._underway = Underway()
         self._network = Network(self._marks)
@@ -177,29 +179,19 @@ class DockerProvider:
         for daemon in self._daemons.values():
             await daemon.aclose()
 
-    # Beyond what every provider has
+    # An ImageStore
 
-    async def pull(self, endpoint: str, image: str) -> None:
-        """Pull an image, or find out that it is current. Raises as ``create`` does."""
-        await images.pull_image(
-            self._daemon(endpoint), image, timeout_s=self._pull_timeout_s, on_progress=self._on_progress
-        )
+    def watch_pulls(self, witness: PullWitness) -> None:
+        """Report to this witness every image that is brought from now on."""
+        self._bringing.witness = witness
 
-    async def build(self, endpoint: str, context: Path, *, tag: str, dockerfile: str = "Dockerfile") -> str:
-        """Build an image from a directory; it carries our label. Returns its id; see ``images.build_image``."""
-        return await images.build_image(
-            self._daemon(endpoint),
-            context,
-            tag=tag,
-            labels=self._marks.for_image(),
-            dockerfile=dockerfile,
-            timeout_s=self._pull_timeout_s,
-            on_progress=self._on_progress,
-        )
+    def image_name(self, image: str) -> str:
+        """Return one name for all references that mean the same image."""
+        return image_name(image)
 
-    async def has_image(self, endpoint: str, image: str) -> bool:
-        """Whether an image is present. Raises ProviderUnavailableError."""
-        return await images.find_image(self._daemon(endpoint), image) is not None
+    async def stored_image(self, endpoint: str, image: str) -> StoredImage | None:
+        """Return what a daemon holds under a name. Raises ProviderUnavailableError."""
+        return await find_stored(self._daemon(endpoint), image)
 
     async def drop_image(self, endpoint: str, image: str) -> None:
         """Remove an image, or its name where it has others; the caller knows that it brought it here. Idempotent.
@@ -207,6 +199,26 @@ class DockerProvider:
         Raises ProviderError ``image_in_use`` while a container or another image is based on it.
         """
         await images.drop_image(self._daemon(endpoint), image)
+
+    # Beyond what every provider has
+
+    async def pull(self, endpoint: str, image: str) -> None:
+        """Pull an image, or find out that it is current. Raises as ``create`` does."""
+        await self._bringing.pull(self._daemon(endpoint), image)
+
+    async def build(self, endpoint: str, context: Path, *, tag: str, dockerfile: str = "Dockerfile") -> str:
+        """Build an image from a directory; it carries our label. Returns its id; see ``images.build_image``."""
+        daemon, labels = self._daemon(endpoint), self._marks.for_image()
+        return await self._bringing.build(daemon, context, tag=tag, labels=labels, dockerfile=dockerfile)
+
+    async def image_tags(self, endpoint: str) -> list[str]:
+        """Return the names of all images that are present. Raises ProviderUnavailableError."""
+        found = await self._daemon(endpoint).ask(lambda docker: docker.images.list())
+        return [tag for image in found for tag in image.get("RepoTags") or () if "<none>" not in tag]
+
+    async def has_image(self, endpoint: str, image: str) -> bool:
+        """Whether an image is present. Raises ProviderUnavailableError."""
+        return await images.find_image(self._daemon(endpoint), image) is not None
 
     def _daemon(self, endpoint: str) -> Daemon:
         """Return the daemon that a place names. One that is not configured any more cannot be asked anything."""
@@ -222,6 +234,4 @@ class DockerProvider:
             return await self._snapshots.find(daemon, plan.snapshot)
         if plan.spec.image is None:
             raise ProviderError("a docker environment needs an image", code="image_required", permanent=True)
-        return await images.ensure_image(
-            daemon, plan.spec.image, timeout_s=self._pull_timeout_s, on_progress=self._on_progress
-        )
+        return await self._bringing.ensure(daemon, plan.spec.image)

@@ -92,9 +92,13 @@ class Bringing:
             EnvironmentLostError: it is gone.
             QueueFullError: too many wait.
             NotReadyError, UnreachableError: the time is over.
+            StoppingError, FencedError: the manager stops.
         """
         wish = Wish(use)
-        self._note_wanted(self.find(program_id, name))
+        record = self.find(program_id, name)
+        self._note_wanted(record)
+        if not use:
+            record.running = False  # whoever waits wants to know for certain, and its ports as they are now
         began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(timeout_s):
@@ -110,6 +114,8 @@ class Bringing:
 
     async def _bring(self, program_id: str, name: str, wish: Wish) -> Record:
         while True:
+            if self._kit.tasks.stopped is not None:
+                raise self._kit.tasks.stopped
             record = self.find(program_id, name)
             changed = record.changed
             self._running.pin(record)

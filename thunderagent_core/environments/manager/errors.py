@@ -73,6 +73,13 @@ class BusyError(EnvironmentProblemError):
     retry = True
 
 
+class StoppingError(EnvironmentProblemError):
+    """The server stops. Environments of live programs stay as they are."""
+
+    code = "environments_stopping"
+    retry = True
+
+
 class UnreachableError(EnvironmentProblemError):
     """Where it lives cannot be reached at the moment, so nothing is known of it."""
 

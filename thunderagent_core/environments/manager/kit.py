@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from thunderagent_core.environments.base import ProviderUnavailableError
+from thunderagent_core.environments.images import ImageStore
 from thunderagent_core.environments.manager.tasks import Backoff
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Kit:
     token: Callable[[int], str]
     random: random.Random
     destroying: dict[tuple[str, str], asyncio.Semaphore] = field(default_factory=dict)
+    leaving: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict)
+    """Images being removed, by ``image_key``; the event is set when that has ended."""
 
     def provider(self, name: str) -> Provider:
         """Return a provider. Raises ProviderUnavailableError where this server does not run it (any more)."""
@@ -70,6 +73,18 @@ class Kit:
             return self.providers[name]
         except KeyError:
             raise ProviderUnavailableError(f"this server does not run the provider {name!r}") from None
+
+    def image_key(self, provider: str, image: str) -> tuple[str, str]:
+        """Return what is the same for all references that mean the same image."""
+        store = self.providers.get(provider)
+        return provider, store.image_name(image) if isinstance(store, ImageStore) else image
+
+    async def image_settled(self, record: Record) -> None:
+        """Wait while the image of an environment is being removed: halfway it would be taken for present."""
+        if record.spec.image is not None:
+            key = self.image_key(record.row.provider, record.spec.image)
+            while (leaving := self.leaving.get(key)) is not None:
+                await leaving.wait()
 
     def backoff(self) -> Backoff:
         """Return times to wait between repetitions."""

@@ -112,6 +112,7 @@ class Making:
         snapshot = await self._source(record)
         labels = self._kit.records.labels(record)
         plan = Plan(place=record.place, labels=labels, spec=record.spec, snapshot=snapshot, ports=_wanted_ports(record))
+        await self._kit.image_settled(record)
         sighting = await provider.create(plan)
         record.dirty = True  # until everything that runs inside has ended well
         if snapshot is None:

@@ -13,7 +13,7 @@ from thunderagent_core.environments.base import ProviderError
 from thunderagent_core.environments.commands import EnvironmentDiedError
 from thunderagent_core.environments.exec import Executor
 from thunderagent_core.environments.ledger_errors import FencedError, StaleStateError
-from thunderagent_core.environments.manager.errors import BusyError, EnvironmentLostError, NotReadyError
+from thunderagent_core.environments.manager.errors import BusyError, EnvironmentLostError, NotReadyError, StoppingError
 from thunderagent_core.environments.manager.hooks import Hooks, JsonPost
 from thunderagent_core.environments.manager.images import image_references
 from thunderagent_core.environments.manager.kit import Kit
@@ -113,7 +113,9 @@ class Manager:
                     await self._parts.reclamation.idle.wait()
             except TimeoutError:
                 pass  # the next start goes on with them
-        await self._tasks.aclose()
+        stopping = StoppingError("the server stops")
+        self._stop(stopping)
+        await self._tasks.aclose(stopping)
         for program in self._records.lives.values():
             program.stop_freezing()
         executors = [self._kit.close_executor(record) for record in self._records.environments.values()]
@@ -206,6 +208,7 @@ class Manager:
             QueueFullError: too many wait to be made.
             NotReadyError: it did not get ready within ``timeout_s`` seconds.
             UnreachableError: its provider did not answer for so long.
+            StoppingError: the server stops.
         """
         self._check_owner()
         record = await self._parts.bringing.bring(program_id, name, timeout_s, use=True)
@@ -267,8 +270,7 @@ class Manager:
 
     def views(self, program_id: str) -> list[EnvironmentView]:
         """Return a program's environments, those included that are on their way out."""
-        programs = [one for one in self._records.lives.values() if one.row.id == program_id]
-        members = [self._records.environments[member] for one in programs for member in one.members]
+        members = self._records.members(program_id)
         return [self._view(record) for record in sorted(members, key=lambda one: (one.row.created_at, one.row.name))]
 
     def all_views(self) -> list[EnvironmentView]:
@@ -277,7 +279,7 @@ class Manager:
 
     def image_references(self) -> Counter[tuple[str, str]]:
         """Return how often each image is needed, by provider and reference; one that is not in it may go."""
-        return image_references(self._records, self._kit.settings)
+        return image_references(self._records, self._kit.settings, self._kit.image_key)
 
     def statistics(self) -> Snapshot:
         """Return the numbers for metrics."""
@@ -311,10 +313,17 @@ class Manager:
             raise EnvironmentLostError(record.row.reason or "it is lost") from error
 
     def _check_owner(self) -> None:
-        if self.fenced.is_set():
-            raise FencedError("another server has taken over these environments")
+        if self._tasks.stopped is not None:
+            raise self._tasks.stopped
 
     def _on_fenced(self) -> None:
         if not self.fenced.is_set():
             self.fenced.set()
-            asyncio.get_running_loop().call_soon(self._tasks.cancel)
+            error = FencedError("another server has taken over these environments")
+            asyncio.get_running_loop().call_soon(self._stop, error)
+
+    def _stop(self, reason: Exception) -> None:
+        """End all background work, and all waiting for it."""
+        self._tasks.cancel(reason)
+        for record in self._records.environments.values():
+            record.notify()

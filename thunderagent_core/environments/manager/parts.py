@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from thunderagent_core.environments.manager.aside import Aside
 from thunderagent_core.environments.manager.bringing import Bringing
+from thunderagent_core.environments.manager.collection import ImageCollection
 from thunderagent_core.environments.manager.creation import Creation
 from thunderagent_core.environments.manager.declaring import Declaring
 from thunderagent_core.environments.manager.disk import Disk
@@ -44,6 +45,7 @@ class Parts:
     declaring: Declaring
     warm: Warm
     bringing: Bringing
+    images: ImageCollection
 
     @classmethod
     def assemble(cls, kit: Kit) -> Self:
@@ -77,10 +79,12 @@ class Parts:
             declaring=declaring,
             warm=warm,
             bringing=Bringing(kit, creation, running, warm),
+            images=ImageCollection(kit),
         )
 
     def start(self) -> None:
         """Let everything run that runs by itself."""
+        self.images.start()
         self.reconciler.start()
         self.creation.start()
         self.warm.start()
@@ -99,6 +103,8 @@ class Parts:
                 for lane in self.creation.lanes.values()
                 for room in lane.rooms.values()
             },
+            images=len(kit.records.images),
+            image_bytes=self.images.size_bytes,
             ports_leased=self.ports.leased,
             ports_in_range=self.ports.size,
             counts=kit.statistics,

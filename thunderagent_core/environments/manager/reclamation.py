@@ -150,7 +150,9 @@ class Reclamation:
                     await self._kit.provider(record.row.provider).thaw(record.place)
                     executor = self._kit.executor(record)
                 await self._kit.hooks.run(hook, "reclaim", record, executor)
-        except (HookError, ProviderError, ExecError, TimeoutError) as error:
+        except TimeoutError:
+            _LOG.warning("%s is reclaimed although its hook took too long", record.row.handle)
+        except (HookError, ProviderError, ExecError) as error:
             _LOG.warning("%s is reclaimed although its hook failed: %s", record.row.handle, error)
 
     async def _is_worthless(self, record: Record) -> bool:

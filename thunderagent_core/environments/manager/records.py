@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from thunderagent_core.environments.base import LABEL_ENVIRONMENT, LABEL_INSTALLATION, LABEL_PROGRAM
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from thunderagent_core.environments.ledger import Contents, Ledger
+    from thunderagent_core.environments.ledger_images import ImageKey, ImageRow
     from thunderagent_core.environments.ledger_rows import EnvironmentRow, Fields, ProgramRow, SnapshotRow
 
 
@@ -33,11 +35,15 @@ class Records:
         """Live ones by id."""
         self.lives: dict[int, Program] = {}
         """The same by key, and those that have ended but are not gone."""
+        self._over: dict[int, Program] = {}
+        """Only the latter."""
         self._children: dict[str, set[str]] = {}
         """Live programs by their parent's id."""
         self.environments: dict[str, Record] = {}
         self.snapshots: dict[str, dict[str, SnapshotRow]] = {}
         """By environment, then by name."""
+        self.images: dict[ImageKey, ImageRow] = {}
+        """Those that we brought."""
         self.listeners: list[Callable[[Record], None]] = []
         """Called after each change of an environment, its end included."""
 
@@ -49,6 +55,8 @@ class Records:
             self.apply(row)
         for snapshot in contents.snapshots:
             self._apply_snapshot(snapshot)
+        for image in contents.images:
+            self._apply_image(image)
 
     def labels(self, record: Record) -> Mapping[str, str]:
         """Return what everything made for an environment carries."""
@@ -60,6 +68,13 @@ class Records:
     def snapshots_of(self, record: Record) -> list[SnapshotRow]:
         """Return the snapshots that belong to an environment."""
         return list(self.snapshots.get(record.id, {}).values())
+
+    def members(self, program_id: str) -> list[Record]:
+        """Return all environments of a program, those of its earlier lives included that are not gone yet."""
+        programs = [one for one in self._over.values() if one.row.id == program_id]
+        if program_id in self.programs:
+            programs.append(self.programs[program_id])
+        return [self.environments[member] for one in programs for member in one.members]
 
     def family(self, program: Program) -> list[Program]:
         """Return a live program with its live descendants."""
@@ -147,6 +162,28 @@ class Records:
 
         await self._commit(self.ledger.put_aside(record.id, snapshot), aside)
 
+    async def put_image(self, row: ImageRow) -> None:
+        """Remember an image that we bring, or what is known of it by now."""
+        await self._commit(self.ledger.put_image(row), self._apply_image)
+
+    async def forget_image(self, row: ImageRow) -> None:
+        """Forget an image that is gone, or is not ours."""
+
+        def forgotten(_: None) -> None:
+            self.images.pop(row.key, None)
+
+        await self._commit(self.ledger.forget_image(row.key), forgotten)
+
+    async def images_used(self, used: Mapping[ImageKey, float]) -> None:
+        """Remember when images were last needed."""
+
+        def apply(_: None) -> None:
+            for key, at in used.items():
+                if key in self.images:
+                    self.images[key] = replace(self.images[key], last_used_at=at)
+
+        await self._commit(self.ledger.images_used(used), apply)
+
     async def _commit(self, future: asyncio.Future[Any], apply: Callable[[Any], None]) -> Any:
         """Wait for a change and mirror it. A task that is cancelled ends only after the change is settled."""
         applied = asyncio.get_running_loop().create_future()
@@ -210,12 +247,15 @@ class Records:
         elif self.programs.get(row.id) is program:
             del self.programs[row.id]
             siblings.discard(row.id)
+        if row.ended_at is not None:
+            self._over[row.key] = program
         if row.parent_id is not None and not siblings:
             del self._children[row.parent_id]
 
     def _forget(self, program: Program) -> None:
         if program.row.ended_at is not None and not program.members:
             self.lives.pop(program.row.key, None)
+            self._over.pop(program.row.key, None)
 
     def _declared(self, result: tuple[ProgramRow, list[EnvironmentRow]]) -> None:
         self._learn(result[0])
@@ -234,6 +274,9 @@ class Records:
 
     def _apply_snapshot(self, row: SnapshotRow) -> None:
         self.snapshots.setdefault(row.environment_id, {})[row.name] = row
+
+    def _apply_image(self, row: ImageRow) -> None:
+        self.images[row.key] = row
 
 
 async def _outlast(future: asyncio.Future[Any]) -> None:

@@ -36,6 +36,8 @@ class ManagerSettings:
         quarantine_grace_s: for how long something is kept that carries our label and stands in no record.
         disk_budget_bytes: for all environments and snapshots together, reserved or used, the larger; None: no limit.
         disk_floor_bytes: free space that creations leave on every endpoint.
+        image_high_bytes: on each endpoint, images that we brought are collected above this; None: never.
+        image_low_bytes: until they take no more than this; None, or more: ``image_high_bytes``.
         freeze_after_s: seconds between the pause of a program and the freezing of its environments.
         first_port: first host port of the range from which ports are leased; None: the daemon chooses ports.
         last_port: last host port of that range.
@@ -57,6 +59,8 @@ class ManagerSettings:
     quarantine_grace_s: float = 600.0
     disk_budget_bytes: int | None = None
     disk_floor_bytes: int = 1 << 30
+    image_high_bytes: int | None = None
+    image_low_bytes: int | None = None
     freeze_after_s: float = 2.0
     first_port: int | None = None
     last_port: int = 0

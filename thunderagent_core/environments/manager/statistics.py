@@ -56,6 +56,8 @@ class Statistics:
         brought_back: environments made again from their snapshot.
         wanted: environments that their program has asked for.
         hidden: those of them that were ready by then.
+        images_brought: images pulled or built.
+        images_removed: images collected.
     """
 
     start_s: Times = field(default_factory=Times)
@@ -72,6 +74,8 @@ class Statistics:
     brought_back: int = 0
     wanted: int = 0
     hidden: int = 0
+    images_brought: int = 0
+    images_removed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,8 @@ class Snapshot:
         disk: bytes reserved, used and charged.
         disk_budget_bytes: None: no limit.
         free_disk_bytes: by provider and endpoint, as last seen.
+        images: images that we brought and that are still there.
+        image_bytes: what they take together.
         ports_leased: ports out of the range.
         ports_in_range: size of the range; 0: the daemon chooses.
         counts: what was counted since the start.
@@ -98,6 +104,8 @@ class Snapshot:
     disk: DiskUse
     disk_budget_bytes: int | None
     free_disk_bytes: Mapping[tuple[str, str], int]
+    images: int
+    image_bytes: int
     ports_leased: int
     ports_in_range: int
     counts: Statistics

@@ -25,42 +25,48 @@ class Tasks:
     def __init__(self, fenced: Callable[[], None]) -> None:
         self._fenced = fenced
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._closed = False
+        self.stopped: Exception | None = None
+        """Why nothing runs any more."""
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Run ``work`` in the background; once closed it is cancelled before it begins."""
+        """Run ``work`` in the background; once stopped it is cancelled before it begins."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
-        if self._closed:
+        if self.stopped is not None:
             task.cancel()
         return task
 
     async def detached(self, work: Coroutine[Any, Any, Any], name: str) -> Any:
-        """Run ``work`` to its end even if the caller is cancelled; return its result, or raise what it raises."""
+        """Run ``work`` to its end even if the caller is cancelled; return its result, or raise what it raises.
+
+        Raises what ``cancel`` was given where everything is stopped before the end.
+        """
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         async def run() -> None:
             try:
                 outcome.set_result(await work)
+            except asyncio.CancelledError:
+                outcome.set_exception(self.stopped or RuntimeError("it was cancelled"))
+                raise
             except Exception as error:  # noqa: BLE001 - the caller gets it
                 outcome.set_exception(error)
-                outcome.exception()  # it may be that nobody waits any more
-            finally:
-                outcome.cancel()
+
+        outcome.add_done_callback(lambda done: done.exception())  # it may be that nobody waits any more
 
         self.spawn(run(), name)
         return await asyncio.shield(outcome)
 
-    def cancel(self) -> None:
+    def cancel(self, reason: Exception) -> None:
         """End everything, without waiting for it. Nothing begins any more."""
-        self._closed = True
+        self.stopped = self.stopped or reason
         for task in self._tasks:
             task.cancel()
 
-    async def aclose(self) -> None:
+    async def aclose(self, reason: Exception) -> None:
         """End everything and wait until it has ended."""
-        self.cancel()
+        self.cancel(reason)
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await asyncio.sleep(0)  # so that the callbacks run

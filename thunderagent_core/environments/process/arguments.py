@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from thunderagent_core.environments.process.launching import INFO_FD, USER_NAMESPACE_FD
 from thunderagent_core.environments.process.records import Layer
-from thunderagent_core.environments.process.rootfs import HOME, USER_ID, USER_NAME, View
+from thunderagent_core.environments.process.rootfs import HOME, PROGRAMS, USER_ID, USER_NAME, View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +81,15 @@ def options(record: Record, sources: Sources, *, own_user: bool, resolve: Callab
         _variables(environment_variables(record)),
     ]
     return [word for part in parts for word in part]
+
+
+def tool_options(root: str) -> list[str]:
+    """Return the options for a tool that works on the files of environments: it sees them, and dies with the server.
+
+    What it was about when the server was killed could otherwise go on when the next server clears away.
+    """
+    programs = [word for name in PROGRAMS for word in ("--ro-bind-try", f"/{name}", f"/{name}")]
+    return ["--die-with-parent", *programs, "--dev", "/dev", "--bind", root, root, "--chdir", "/", "--"]
 
 
 def namespaces(*, own_user: bool, networked: bool) -> list[str]:

@@ -12,6 +12,7 @@ from thunderagent_core.environments.base import Liveness, ProviderUnavailableErr
 from thunderagent_core.environments.process.identity import (
     identify,
     is_alive,
+    is_doomed,
     is_on_host,
     is_stopped,
     marked_processes,
@@ -48,7 +49,7 @@ class Control:
 
     def liveness(self, record: Record) -> Liveness:
         """Return whether a sandbox runs: ALIVE, FROZEN or STOPPED."""
-        if record.init is None or not is_alive(record.init):
+        if record.init is None or not is_alive(record.init) or is_doomed(record.init):
             return Liveness.STOPPED
         frozen = self._cgroups.is_frozen(record.handle) or is_stopped(record.init)
         return Liveness.FROZEN if frozen else Liveness.ALIVE

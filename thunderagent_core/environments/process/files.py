@@ -45,7 +45,7 @@ class TreeTools:
     """Runs ``tar``, ``du`` and ``rm`` on the files of environments, whatever modes and depths those files have.
 
     Args:
-        prefix: command that gives these tools the right to read what its owner may not; empty where they have it.
+        prefix: command that gives these tools the right to read what its owner may not, and ends them with the server.
     """
 
     def __init__(self, prefix: Sequence[str]) -> None:

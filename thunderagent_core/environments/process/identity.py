@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _DEAD: Final = "ZX"
 _STOPPED: Final = "T"
+_WAITING: Final = "D"
+_EXITING: Final = 0x4
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,9 +44,9 @@ def boot_id() -> str:
 def identify(pid: int) -> Identity | None:
     """Return who has this number now; None: nobody, or a process that has ended."""
     found = _stat(pid)
-    if found is None or found[0] in _DEAD:
+    if found is None or found.state in _DEAD:
         return None
-    return Identity(pid=pid, started=found[1], boot=boot_id())
+    return Identity(pid=pid, started=found.started, boot=boot_id())
 
 
 def is_alive(process: Identity) -> bool:
@@ -52,10 +54,24 @@ def is_alive(process: Identity) -> bool:
     return identify(process.pid) == process
 
 
-def is_stopped(process: Identity) -> bool:
-    """Whether a signal has stopped it."""
+def is_doomed(process: Identity) -> bool:
+    """Whether it runs but is about to end: it is ending already, or has been killed while it was frozen."""
     found = _stat(process.pid)
-    return found is not None and found == (_STOPPED, process.started)
+    if found is None or found.started != process.started or found.state in _DEAD:
+        return False
+    return bool(found.flags & _EXITING) or _pending(process.pid, signal.SIGKILL)
+
+
+def is_stopped(process: Identity) -> bool:
+    """Whether a signal has stopped it, or will before it does anything more.
+
+    The latter is a process that waits for a child, which shares its memory until it executes a program and was stopped
+    before it could.
+    """
+    found = _stat(process.pid)
+    if found is None or found.started != process.started:
+        return False
+    return found.state == _STOPPED or (found.state == _WAITING and _pending(process.pid, signal.SIGSTOP))
 
 
 def open_process(process: Identity) -> int | None:
@@ -161,17 +177,32 @@ def _is_first(pid: int) -> bool:
 
 def _numbers(pid: int) -> list[str]:
     """Return a process's numbers in all pid namespaces that it is in, from ours inwards."""
+    return next((line.split()[1:] for line in _status(pid) if line.startswith("NSpid:")), [])
+
+
+def _pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal has been sent to a process that it has not taken yet."""
+    pending = (int(line.split()[1], 16) for line in _status(pid) if line.startswith(("SigPnd:", "ShdPnd:")))
+    return any(signals >> (number - 1) & 1 for signals in pending)
+
+
+def _status(pid: int) -> list[str]:
     try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+        return Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    return next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
-    """Return state and time of start, from the fields after the program's name, which may hold anything."""
+class _Stat(NamedTuple):
+    state: str
+    flags: int
+    started: int
+
+
+def _stat(pid: int) -> _Stat | None:
+    """Read the fields after the program's name, which may hold anything."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return fields[0].decode(), int(fields[19])
+    return _Stat(fields[0].decode(), int(fields[6]), int(fields[19]))

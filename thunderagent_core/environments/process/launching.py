@@ -29,8 +29,8 @@ INFO_FD: Final = 5
 KEEP_FD: Final = 6
 """Descriptors that bubblewrap's command line speaks of. The last is the other end of the idle shell's input."""
 
-STAGE: Final = "/tmp"  # noqa: S108 - in a mount namespace of its own
-"""Where the bound files are found while bubblewrap looks for them."""
+STAGE: Final = "/sys"
+"""Where the bound files are found while bubblewrap looks for them: a directory of every host that it has no use for."""
 
 PROGRAM: Final = "bwrap"
 """What bubblewrap's processes are called."""

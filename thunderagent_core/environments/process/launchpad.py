@@ -32,6 +32,7 @@ _POLL_S: Final = 0.001
 _LAUNCH_S: Final = 20.0
 _REPORTED_BYTES: Final = 2_000
 _ENTERABLE: Final = 0o755
+_ANYWHERE: Final = "/tmp"  # noqa: S108 - a place to mount something on, in a sandbox
 _OURS: Final = ("bwrap: ", "launch: ")
 """What lines of the log begin with that are not the main program's."""
 
@@ -88,7 +89,7 @@ class Launchpad:
                 if self._host.user is not None:
                     os.chown(path, self._host.user, self._host.user)
             place = f"{STAGE}/scratch" if self._host.user is not None else scratch
-            lie = ["--overlay-src", f"{place}/image", "--overlay", f"{place}/upper", f"{place}/work", STAGE]
+            lie = ["--overlay-src", f"{place}/image", "--overlay", f"{place}/upper", f"{place}/work", _ANYWHERE]
             bindings = [Binding(source=scratch, target=place, owned=False)]
             return await self._try(["--ro-bind", "/", "/", *lie], bindings) is None
 

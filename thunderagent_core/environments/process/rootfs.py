@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Final
 from thunderagent_core.environments.base import ProviderError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 USER_ID: Final = 1000
 USER_NAME: Final = "agent"
 HOME: Final = "/home/agent"
 
-_PROGRAMS: Final = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
+PROGRAMS: Final = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
+"""Directories of the host with programs and libraries."""
+
 _SHARED: Final = (
     *("alternatives", "ca-certificates", "crypto-policies", "fonts", "ld.so.cache", "perl"),
     *("pki/ca-trust", "pki/tls/certs", "ssl/certs", "ssl/openssl.cnf"),
@@ -34,7 +36,7 @@ _COPIED: Final = (
 )
 """Below ``/etc``, copied where the host has them."""
 
-_OWN: Final = frozenset({"proc", "sys", "dev", "tmp", "run", "home", "root"})
+_OWN: Final = frozenset({"proc", "sys", "dev", "tmp", "run", "home", "root", "etc"})
 """What an image cannot provide where it is not under an overlay: a sandbox has its own, or none."""
 
 _MAX_LINKS: Final = 40
@@ -56,7 +58,7 @@ class View:
 
 def look_at_host(*, networked: bool) -> View:
     """Return what a sandbox without an image sees of this host."""
-    view = _view(Path("/"), _PROGRAMS)
+    view = _view(Path("/"), PROGRAMS)
     for name in (*_SHARED, *(["resolv.conf"] if networked else [])):
         if (Path("/etc") / name).exists():
             view.binds[f"/etc/{name}"] = f"/etc/{name}"
@@ -65,7 +67,16 @@ def look_at_host(*, networked: bool) -> View:
 
 def look_at_image(image: Path) -> View:
     """Return what a sandbox sees of an image where no overlay can be made: all of it, read-only."""
-    return _view(image, sorted({entry.name for entry in os.scandir(image)} - _OWN))
+    view = _view(image, _names(image, _OWN))
+    if (image / "etc").is_dir():
+        below = _view(image, [f"etc/{name}" for name in _names(image / "etc", {"passwd", "group"})])
+        view.links.update(below.links)
+        view.binds.update(below.binds)
+    return view
+
+
+def _names(directory: Path, without: Collection[str]) -> list[str]:
+    return sorted({path.name for path in directory.iterdir()}.difference(without))
 
 
 def _view(root: Path, names: Sequence[str]) -> View:

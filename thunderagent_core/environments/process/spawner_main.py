@@ -72,7 +72,7 @@ class _Spawner:
                 self._reap()
             if self._server.fileno() in events and not self._serve():
                 break
-        for pid in filter(None, self._commands.values()):
+        for pid in self._commands.values():
             self._kill(pid)
 
     def _serve(self) -> bool:
@@ -98,11 +98,12 @@ class _Spawner:
                 pid = self._fork(lambda: launch(self._kernel, request, fds[1:]))
             else:
                 pid = self._enter(request, fds[1:])
-                self._commands[number] = pid
         except OSError:
             pid = 0
         if pid:
             self._numbers[pid] = number
+            if what == ENTER:
+                self._commands[number] = pid
         self._tell(id=number, pid=pid)
 
     def _enter(self, request: EnterRequest, fds: Sequence[int]) -> int:
@@ -111,16 +112,19 @@ class _Spawner:
             between = self._fork(lambda: enter(self._kernel, request, fds, tell))
         finally:
             os.close(tell)
-        with os.fdopen(told, "rb") as answer:
-            text = answer.read()  # it comes at once, or the end of the pipe does
+        text = os.read(told, 32)  # it comes at once or never; the end of the pipe may be long in coming
+        os.close(told)
         os.waitpid(between, 0)
         return int(text or b"0")
 
     def _fork(self, become: Callable[[], NoReturn]) -> int:
         pid = os.fork()
         if pid == 0:
-            signal.set_wakeup_fd(-1)
-            become()
+            try:
+                signal.set_wakeup_fd(-1)
+                become()
+            finally:
+                os._exit(126)  # whatever happens, this must not go on as a second spawner
         return pid
 
     def _reap(self) -> None:

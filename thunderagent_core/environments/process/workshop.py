@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from thunderagent_core.environments.process.arguments import tool_options
 from thunderagent_core.environments.process.binary import find_bubblewrap
 from thunderagent_core.environments.process.cgroups import detect_cgroups
 from thunderagent_core.environments.process.control import Control
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from thunderagent_core.environments.process.cgroups import Cgroups
 
-_OVER_OWN_FILES = ("--unshare-user", "--uid", "0", "--gid", "0", "--cap-add", "ALL", "--die-with-parent")
+_OVER_OWN_FILES: Final = ("--unshare-user", "--uid", "0", "--gid", "0", "--cap-add", "ALL")
 """Gives a tool all rights over the files of the user who runs it, and none over others'."""
 
 
@@ -42,7 +43,8 @@ class Workshop:
         bwrap = find_bubblewrap()
         self.root = root.absolute()
         self.cgroups = cgroups if cgroups is not None else detect_cgroups(installation)
-        self.tools = TreeTools(() if user is not None else (str(bwrap), *_OVER_OWN_FILES, "--dev-bind", "/", "/", "--"))
+        rights = () if user is not None else _OVER_OWN_FILES
+        self.tools = TreeTools((str(bwrap), *rights, *tool_options(str(self.root))))
         self.store = Store(self.root, installation, user)
         self.snapshots = Snapshots(self.root, installation, self.tools)
         self.spawner = Spawner()

@@ -64,15 +64,18 @@ class Effects:
         """Make an environment that does not run yet, unless it is there."""
         if self.box(plan.place) is not None:
             return
-        images = self._world.images
+        images, wanted = self._world.images, plan.spec.image
         files = Files()
         if plan.snapshot is not None:
             kept = self.kept(plan.place.endpoint, plan.snapshot)
             if kept is None or not kept.whole:
                 raise ProviderError(f"no snapshot {plan.snapshot!r}", code="snapshot_not_found", permanent=True)
             files = kept.files.copy()
-        elif images is not None and plan.spec.image not in images:
-            raise ProviderError(f"no image {plan.spec.image!r}", code="image_not_found", permanent=True)
+        elif wanted is None:
+            if images is not None and wanted not in images:
+                raise no_image(wanted)
+        elif (plan.place.endpoint, wanted) not in self._world.stored_images:
+            raise no_image(wanted)
         self._world.boxes[plan.place] = Box(
             place=plan.place,
             labels=dict(plan.labels),
@@ -162,3 +165,16 @@ class Effects:
             kept.files.remove()
             del self._world.snapshots[endpoint, name]
             self._world.record("dropped", Place(endpoint, name))
+
+    def drop_image(self, endpoint: str, image: str) -> None:
+        """Remove an image, if it is there, unless an environment of anybody uses it."""
+        for box in self._world.boxes.values():
+            if box.place.endpoint == endpoint and box.spec is not None and box.spec.image == image:
+                raise ProviderError(f"{box.place.handle} uses {image}", code="image_in_use")
+        if self._world.stored_images.pop((endpoint, image), None) is not None:
+            self._world.record("image removed", Place(endpoint, image))
+
+
+def no_image(image: str | None) -> ProviderError:
+    """Return what is raised for an image that does not exist."""
+    return ProviderError(f"no image {image!r}", code="image_not_found", permanent=True)

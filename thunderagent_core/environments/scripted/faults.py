@@ -44,6 +44,7 @@ class How(StrEnum):
 TWO_STEPS: Final = frozenset({"create", "snapshot", "destroy"})
 OPERATIONS: Final = TWO_STEPS | {
     "rooms", "look", "start", "spawn", "freeze", "thaw", "snapshot_is_whole", "drop_snapshot", "survey", "disk_bytes",
+    "pull", "stored_image", "drop_image",
 }  # fmt: skip
 
 

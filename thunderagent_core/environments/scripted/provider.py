@@ -17,13 +17,14 @@ from thunderagent_core.environments.base import (
     Room,
     Sighting,
 )
-from thunderagent_core.environments.scripted.effects import Effects
+from thunderagent_core.environments.scripted.effects import Effects, no_image
 from thunderagent_core.environments.scripted.faults import How, Moment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from thunderagent_core.environments.base import Plan
+    from thunderagent_core.environments.images import PullWitness, StoredImage
     from thunderagent_core.environments.scripted.process import LocalProcess
     from thunderagent_core.environments.scripted.world import ScriptedWorld
 
@@ -41,6 +42,7 @@ class ScriptedProvider:
     def __init__(self, world: ScriptedWorld, *, installation: str) -> None:
         self._world = world
         self._effects = Effects(world, installation)
+        self._witness: PullWitness | None = None
 
     async def rooms(self) -> Sequence[Room]:
         """See ``Provider.rooms``."""
@@ -62,6 +64,8 @@ class ScriptedProvider:
     async def create(self, plan: Plan) -> Sighting:
         """See ``Provider.create``."""
         async with self._operation("create", plan.place):
+            if plan.snapshot is None and plan.spec.image is not None and self._effects.box(plan.place) is None:
+                await self._bring(plan.place.endpoint, plan.spec.image)
             self._effects.make(plan)
             await self._meet("create", Moment.HALFWAY, plan.place)
             return await self._effects.run(plan.place)
@@ -84,8 +88,15 @@ class ScriptedProvider:
         self, place: Place, command: Sequence[str], *, env: Mapping[str, str] | None = None, workdir: str | None = None
     ) -> LocalProcess:
         """See ``Provider.spawn``. Paths are real ones, except for ``workdir``, which lies in the environment."""
-        async with self._operation("spawn", place):
-            return await self._effects.spawn(place, command, env or {}, workdir)
+        process: LocalProcess | None = None
+        try:
+            async with self._operation("spawn", place):
+                process = await self._effects.spawn(place, command, env or {}, workdir)
+        except BaseException:
+            if process is not None:
+                await process.aclose()  # nobody will ever hold its pipes
+            raise
+        return process
 
     async def freeze(self, place: Place) -> None:
         """See ``Provider.freeze``."""
@@ -142,6 +153,39 @@ class ScriptedProvider:
         async with self._operation("disk_bytes", place):
             box = self._effects.box(place)
             return None if box is None else box.files.allocated_bytes()
+
+    def watch_pulls(self, witness: PullWitness) -> None:
+        """See ``ImageStore.watch_pulls``."""
+        self._witness = witness
+
+    def image_name(self, image: str) -> str:
+        """See ``ImageStore.image_name``: here every image has one name."""
+        return image
+
+    async def stored_image(self, endpoint: str, image: str) -> StoredImage | None:
+        """See ``ImageStore.stored_image``."""
+        async with self._operation("stored_image", Place(endpoint, image)):
+            return self._world.stored_images.get((endpoint, image))
+
+    async def drop_image(self, endpoint: str, image: str) -> None:
+        """See ``ImageStore.drop_image``."""
+        async with self._operation("drop_image", Place(endpoint, image)):
+            self._effects.drop_image(endpoint, image)
+
+    async def _bring(self, endpoint: str, image: str) -> None:
+        """Pull an image where it is absent."""
+        world, witness = self._world, self._witness
+        if (endpoint, image) in world.stored_images:
+            return
+        if witness is not None:
+            await witness.pulling(endpoint, image, absent=True)
+        async with self._operation("pull", Place(endpoint, image)):
+            known = world.images is None or image in world.images
+            stored = world.store_image(endpoint, image) if known else None
+        if witness is not None:
+            await witness.pulled(endpoint, image, stored)
+        if stored is None:
+            raise no_image(image)
 
     async def deaths(self) -> AsyncIterator[Place]:
         """See ``Provider.deaths``."""

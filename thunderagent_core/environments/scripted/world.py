@@ -17,6 +17,7 @@ from thunderagent_core.environments.base import (
     ProviderError,
     ProviderUnavailableError,
 )
+from thunderagent_core.environments.images import StoredImage
 from thunderagent_core.environments.scripted.faults import Faults
 from thunderagent_core.environments.scripted.files import Files
 from thunderagent_core.environments.scripted.members import end_members
@@ -35,7 +36,7 @@ _MAX_UNREAD_DEATHS: Final = 10_000
 @dataclass(frozen=True, slots=True)
 class Effect:
     """Something that took place: ``made``, ``started``, ``frozen``, ``thawed``, ``snapshotted``, ``dropped``,
-    ``destroyed``, ``died`` or ``vanished``, and of what."""  # noqa: D209, D205 - one sentence
+    ``destroyed``, ``died``, ``vanished`` or ``image removed``, and of what."""  # noqa: D209, D205 - one sentence
 
     name: str
     endpoint: str
@@ -91,6 +92,7 @@ class ScriptedWorld:
         images: which images exist; None: every one.
         shell: what runs where ``/bin/sh`` is asked for.
         disk_bytes: room of each daemon.
+        image_bytes: size of each image.
     """
 
     def __init__(
@@ -100,16 +102,20 @@ class ScriptedWorld:
         images: frozenset[str | None] | None = None,
         shell: Sequence[str] = ("/bin/sh",),
         disk_bytes: int = 1 << 40,
+        image_bytes: int = 100 << 20,
     ) -> None:
         self.endpoints = tuple(endpoints)
         self.images = images
         self.shell = tuple(shell)
         self.disk_bytes = disk_bytes
+        self.image_bytes = image_bytes
         self.faults = Faults()
         self.down: set[str] = set()
         """Daemons that do not answer."""
         self.boxes: dict[Place, Box] = {}
         self.snapshots: dict[tuple[str, str], Snapshot] = {}
+        self.stored_images: dict[tuple[str, str], StoredImage] = {}
+        """By daemon and name: what was pulled, by whomever."""
         self.calls: Counter[str] = Counter()
         """How often each operation was called."""
         self.effects: deque[Effect] = deque(maxlen=_MAX_EFFECTS)
@@ -152,6 +158,12 @@ class ScriptedWorld:
         """Put there an environment of somebody else: of another installation, or without any label of ours."""
         labels = {LABEL_INSTALLATION: installation, LABEL_ENVIRONMENT: "foreign"} if installation else {}
         self.boxes[place] = Box(place=place, labels=labels, spec=None, liveness=Liveness.ALIVE)
+
+    def store_image(self, endpoint: str, image: str) -> StoredImage:
+        """Put there an image, in place of what had that name."""
+        stored = StoredImage(secrets.token_hex(8), self.image_bytes)
+        self.stored_images[endpoint, image] = stored
+        return stored
 
     def destroyed(self) -> list[str]:
         """Return the handles of all environments that a provider destroyed, in order."""

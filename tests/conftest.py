@@ -22,6 +22,11 @@ settings.register_profile(
 )
 settings.load_profile("repo")
 
+# Their assertions are to tell as much as those in the tests that use them.
+pytest.register_assert_rewrite(
+    "contract", "contract_exec", "contract_lifecycle", "environment_server", "kills", "process_bed", "scripted_bed"
+)
+
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:

@@ -40,8 +40,16 @@ if TYPE_CHECKING:
     from thunderagent_core.environments.spec import EnvironmentSpec
 
 EFFECTS = (
-    "create start spawn freeze thaw snapshot snapshot_is_whole drop_snapshot destroy"  # what changes something, or counts
-).split()
+    "create",
+    "start",
+    "spawn",
+    "freeze",
+    "thaw",
+    "snapshot",
+    "snapshot_is_whole",
+    "drop_snapshot",
+    "destroy",
+)
 _WITHOUT_EFFECT = frozenset({"load", "check_owner", "fates", "measured"})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import json
@@ -314,7 +313,7 @@ def assert_ledger_is_empty(path: Path) -> str:
         ((installation,),) = ledger.execute("SELECT id FROM installation")
         assert {one for (one,) in ledger.execute("SELECT state FROM environments")} <= {"gone"}
         for table in ("ports", "snapshots"):
-            assert ledger.execute(f"SELECT * FROM {table}").fetchall() == []  # noqa: S608
+            assert ledger.execute(f"SELECT * FROM {table}").fetchall() == []
         assert ledger.execute("SELECT * FROM programs WHERE ended_at IS NULL").fetchall() == []
     return str(installation)
 

@@ -9,7 +9,7 @@ import asyncio
 import random
 import selectors
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from thunderagent_core.environments.base import Liveness, ProviderUnavailableError
 from thunderagent_core.environments.commands import EnvironmentDiedError, ExecRequest, ExecResult
@@ -173,8 +173,9 @@ class House:
         self.manager: Manager
         self.points: Points
 
-    async def __aenter__(self) -> House:
-        return await self.open()
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()

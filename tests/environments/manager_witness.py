@@ -115,13 +115,11 @@ class Evidence:
 
     def may_freeze(self, place: Place) -> None:
         rows = self.query("SELECT state FROM environments WHERE handle = ?", place.handle)
-        self.check(rows != [("in_use",)] and rows != [("ready",)], "1: frozen without intent")
+        self.check(rows not in ([("in_use",)], [("ready",)]), "1: frozen without intent")
 
     def look_at_owners(self) -> None:
         """Invariant 5: whoever has an environment has it for good."""
-        for environment_id, key in self.query(
-            "SELECT id, program_key FROM environments WHERE program_key IS NOT NULL"
-        ):
+        for environment_id, key in self.query("SELECT id, program_key FROM environments WHERE program_key IS NOT NULL"):
             self.check(self.owners.setdefault(environment_id, key) == key, f"5: {environment_id} was given out twice")
 
 

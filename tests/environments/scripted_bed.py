@@ -45,5 +45,5 @@ async def scripted_environment(**options: Any) -> AsyncIterator[ScriptedProvider
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until it holds; fail after a long time."""
     async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - worlds and kernels send no events
+        while not condition():
             await asyncio.sleep(0.005)

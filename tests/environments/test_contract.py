@@ -6,12 +6,9 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-
-pytest.register_assert_rewrite("contract", "contract_lifecycle", "contract_exec")
-
-from contract import Subject  # noqa: E402 - after its assertions can explain themselves
-from contract_exec import ExecContract, FilesContract, TroubleContract  # noqa: E402
-from contract_lifecycle import (  # noqa: E402
+from contract import Subject
+from contract_exec import ExecContract, FilesContract, TroubleContract
+from contract_lifecycle import (
     CreateContract,
     DestroyContract,
     FreezeContract,
@@ -22,9 +19,9 @@ from contract_lifecycle import (  # noqa: E402
     SurveyContract,
 )
 
-from thunderagent_core.environments.base import LABEL_INSTALLATION  # noqa: E402
-from thunderagent_core.environments.scripted.provider import ScriptedProvider  # noqa: E402
-from thunderagent_core.environments.scripted.world import ScriptedWorld  # noqa: E402
+from thunderagent_core.environments.base import LABEL_INSTALLATION
+from thunderagent_core.environments.scripted.provider import ScriptedProvider
+from thunderagent_core.environments.scripted.world import ScriptedWorld
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -6,12 +6,9 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-
-pytest.register_assert_rewrite("contract", "contract_lifecycle", "contract_exec")
-
-from contract import Subject  # noqa: E402 - after its assertions can explain themselves
-from contract_exec import ExecContract, FilesContract, TroubleContract  # noqa: E402
-from contract_lifecycle import (  # noqa: E402
+from contract import Subject
+from contract_exec import ExecContract, FilesContract, TroubleContract
+from contract_lifecycle import (
     CreateContract,
     DestroyContract,
     FreezeContract,
@@ -21,10 +18,10 @@ from contract_lifecycle import (  # noqa: E402
     StartContract,
     SurveyContract,
 )
-from docker_registry import registry  # noqa: E402
-from docker_testbed import Engine  # noqa: E402
+from docker_registry import registry
+from docker_testbed import Engine
 
-from thunderagent_core.environments.docker.provider import DockerProvider  # noqa: E402
+from thunderagent_core.environments.docker.provider import DockerProvider
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

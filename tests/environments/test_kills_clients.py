@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-pytest.register_assert_rewrite("kills")
-
-from kills import Forge, Server, until  # noqa: E402 - after its assertions can explain themselves
-from test_kills_process import assert_all_gone  # noqa: E402
+from kills import Forge, Server, until
+from test_kills_process import assert_all_gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

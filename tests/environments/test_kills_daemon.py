@@ -8,12 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-pytest.register_assert_rewrite("kills")
-
-from docker_testbed import import_image  # noqa: E402 - after its assertions can explain themselves
-from kills import Forge, Refused, Server, Trial, until  # noqa: E402
-from private_daemon import START_S, PrivateDaemon  # noqa: E402
+from docker_testbed import import_image
+from kills import Forge, Refused, Server, Trial, until
+from private_daemon import START_S, PrivateDaemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,7 +69,8 @@ def patiently(server: Server, program: str, command: str) -> str:
         try:
             return (server.exec(program, "shell", command),)
         except Refused as refusal:
-            assert refusal.status == 503, refusal
+            if refusal.status != 503:
+                raise
             return None
 
     return until(attempt, f"{command} in {program}", START_S)[0]
@@ -116,7 +114,7 @@ def test_a_daemon_that_is_away_frees_nothing_and_loses_nothing(
         assert patiently(server, program, "cat made") == "made\n"
     until(lambda: "over" not in states(server), "what is over is taken back", START_S)
     with capsys.disabled():
-        print(f"\ndockerd: killed, back after {took_s:.0f} s; nothing freed meanwhile, nothing lost or leaked")  # noqa: T201
+        print(f"\ndockerd: killed, back after {took_s:.0f} s; nothing freed meanwhile, nothing lost or leaked")
 
 
 def creation(server: Server) -> None:
@@ -172,7 +170,7 @@ def test_a_daemon_dies_while_something_is_under_way(
     until(lambda: "over" not in states(server), "what is over is taken back", START_S)
     with capsys.disabled():
         took_s = time.monotonic() - began
-        print(f"\ndockerd: killed amid {len(IN_FLIGHT)} operations in {took_s:.0f} s; nothing leaked, nothing lost")  # noqa: T201
+        print(f"\ndockerd: killed amid {len(IN_FLIGHT)} operations in {took_s:.0f} s; nothing leaked, nothing lost")
 
 
 def kill_amid(daemon: PrivateDaemon, server: Server, act: Callable[[Server], None], point: str) -> None:

@@ -7,11 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-
-pytest.register_assert_rewrite("kills")
-
-from docker_testbed import Engine  # noqa: E402 - after its assertions can explain themselves
-from kills import Forge, Kill, Trial, try_all  # noqa: E402
+from docker_testbed import Engine
+from kills import Forge, Kill, Trial, try_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,5 +53,5 @@ def test_killed_around_everything(
         tried = try_all(trial, kills)
     with capsys.disabled():
         took_s = time.monotonic() - began
-        print(f"\nDocker: server killed at {tried} points in {took_s:.0f} s; nothing leaked, nothing lost")  # noqa: T201
+        print(f"\nDocker: server killed at {tried} points in {took_s:.0f} s; nothing leaked, nothing lost")
     assert tried == len(kills) > 30

@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-pytest.register_assert_rewrite("kills")
-
-from kills import Forge, Trial, assert_ledger_is_empty, try_all, until  # noqa: E402 - after its assertions can explain themselves
-from process_bed import marked  # noqa: E402
+from kills import Forge, Trial, assert_ledger_is_empty, try_all, until
+from process_bed import marked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +65,14 @@ def forge() -> Iterator[Forge]:
 
 
 def test_killed_at_every_point(forge: Forge, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--environments", "process", "--environment-freeze-after-s", "0", "--environment-ports", free_ports(64)]
+    arguments = [
+        "--environments",
+        "process",
+        "--environment-freeze-after-s",
+        "0",
+        "--environment-ports",
+        free_ports(64),
+    ]
     arguments += ["--environment-max-creations", "1", "--environment-disk-floor-bytes", "0"]
     trial = Trial(forge=forge, folder=tmp_path, specs=SPECS, arguments=arguments, remains=remains)
     began = time.monotonic()
@@ -76,5 +80,5 @@ def test_killed_at_every_point(forge: Forge, tmp_path: Path, capsys: pytest.Capt
     tried = try_all(trial, kills)
     with capsys.disabled():
         took_s = time.monotonic() - began
-        print(f"\nbubblewrap: server killed at {tried} points in {took_s:.0f} s; nothing leaked, nothing lost")  # noqa: T201
+        print(f"\nbubblewrap: server killed at {tried} points in {took_s:.0f} s; nothing leaked, nothing lost")
     assert tried == len(kills) > 100

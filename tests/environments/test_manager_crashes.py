@@ -236,5 +236,5 @@ def test_killed_at_every_point(name: str, tmp_path: Path) -> None:
         died = in_virtual_time(told_until_death(tell, path, number, settings))
         if not died:
             break
-    print(f"\n{name}: killed at {number} points; nothing leaked, nothing lost")  # noqa: T201 - the count is a result
+    print(f"\n{name}: killed at {number} points; nothing leaked, nothing lost")
     assert 20 < number < MAX_POINTS

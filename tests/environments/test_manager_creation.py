@@ -82,7 +82,7 @@ def test_a_failing_setup_command_fails_the_environment(tmp_path: Path) -> None:
     async def story(house: House) -> None:
         await house.manager.declare("p", [spec(setup=("fine", "fail no such package", "never"))])
         house.manager.prepare("p")
-        with pytest.raises(PreparationError, match="no such package.*exit status 3") as caught:
+        with pytest.raises(PreparationError, match=r"no such package.*exit status 3") as caught:
             await house.run("p", "read")
         assert caught.value.cause == "setup_failed"
         await house.until_state("p", "failed")
@@ -266,7 +266,7 @@ def test_what_can_be_declared(tmp_path: Path) -> None:
             await declare("p", [spec()], parent_id="q")
         with pytest.raises(ConflictError, match="16 environments"):
             await declare("p", [spec(f"e{number}") for number in range(14)])
-        with pytest.raises(UnknownProviderError, match="docker.*it runs: scripted"):
+        with pytest.raises(UnknownProviderError, match=r"docker.*it runs: scripted"):
             await declare("q", [spec(provider="docker")])
         assert [program.id for program in house.manager.live_programs()] == ["p"]
         with pytest.raises(UnknownProgramError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -179,9 +178,7 @@ def test_invariant_05_a_warm_one_is_given_out_once(tmp_path: Path) -> None:
 def test_invariant_06_a_snapshot_is_verified_before_its_source_goes(tmp_path: Path) -> None:
     async def story(house: WatchedHouse) -> None:
         await in_use(house)
-        house.world.faults.add(
-            Fault(operation="snapshot_is_whole", how=How.UNAVAILABLE, moment=Moment.BEFORE)
-        )
+        house.world.faults.add(Fault(operation="snapshot_is_whole", how=How.UNAVAILABLE, moment=Moment.BEFORE))
         with pytest.raises(Exception, match="as scripted"):
             await house.manager.snapshot("p", "shell")
         assert await house.run("p", "read") == "by p"
@@ -471,5 +468,3 @@ def test_commands_are_never_run_in_a_frozen_environment(tmp_path: Path) -> None:
         await house.until_state("p", "paused")
 
     tell(tmp_path, story)
-
-

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-
-pytest.register_assert_rewrite("contract", "contract_lifecycle", "contract_exec", "process_bed")
-
-from contract import Subject  # noqa: E402 - after its assertions can explain themselves
-from contract_exec import ExecContract, FilesContract, TroubleContract  # noqa: E402
-from contract_lifecycle import (  # noqa: E402
+from contract import Subject
+from contract_exec import ExecContract, FilesContract, TroubleContract
+from contract_lifecycle import (
     CreateContract,
     DestroyContract,
     FreezeContract,
@@ -20,7 +17,7 @@ from contract_lifecycle import (  # noqa: E402
     StartContract,
     SurveyContract,
 )
-from process_bed import make_image, process_bed  # noqa: E402
+from process_bed import make_image, process_bed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from contract import DEADLINE_S, eventually
+from process_bed import Bed, process_bed
 
-pytest.register_assert_rewrite("contract", "process_bed")
-
-from contract import DEADLINE_S, eventually  # noqa: E402 - after its assertions can explain themselves
-from process_bed import Bed, process_bed  # noqa: E402
-
-from thunderagent_core.environments.base import Kind, Liveness  # noqa: E402
+from thunderagent_core.environments.base import Kind, Liveness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from process_bed import Bed, make_image, process_bed, text, tree
 
-pytest.register_assert_rewrite("contract", "process_bed")
-
-from process_bed import Bed, make_image, process_bed, text, tree  # noqa: E402 - after its assertions can explain themselves
-
-from thunderagent_core.environments.base import Liveness  # noqa: E402
-from thunderagent_core.environments.process.identity import children  # noqa: E402
-from thunderagent_core.environments.spec import Mount  # noqa: E402
+from thunderagent_core.environments.base import Liveness
+from thunderagent_core.environments.process.identity import children
+from thunderagent_core.environments.spec import Mount
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -241,7 +238,7 @@ async def test_mounts_are_read_only(bed: Bed, tmp_path: Path) -> None:
     assert (await bed.sh("touch /opt/data/new")).status != 0
 
 
-@pytest.mark.parametrize("trap", ["/workspace", "/tmp", "/home/agent", "/run", "/var"])  # noqa: S108
+@pytest.mark.parametrize("trap", ["/workspace", "/tmp", "/home/agent", "/run", "/var"])
 async def test_a_link_left_behind_does_not_lead_the_next_start_astray(bed: Bed, tmp_path: Path, trap: str) -> None:
     """Bubblewrap makes directories before the sandbox has its own root: ``/oldroot`` would be the host."""
     make_writable(tmp_path / "bait")

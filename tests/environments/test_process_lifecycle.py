@@ -10,16 +10,13 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
+from contract import DEADLINE_S, eventually, read_all
+from process_bed import Bed, process_bed, text
 
-pytest.register_assert_rewrite("contract", "process_bed")
-
-from contract import DEADLINE_S, eventually, read_all  # noqa: E402 - after its assertions can explain themselves
-from process_bed import Bed, process_bed, text  # noqa: E402
-
-from thunderagent_core.environments.base import Liveness, ProviderError, ProviderUnavailableError, Stream  # noqa: E402
-from thunderagent_core.environments.process import workshop  # noqa: E402
-from thunderagent_core.environments.process.identity import children  # noqa: E402
-from thunderagent_core.environments.process.provider import ProcessProvider  # noqa: E402
+from thunderagent_core.environments.base import Liveness, ProviderError, ProviderUnavailableError, Stream
+from thunderagent_core.environments.process import workshop
+from thunderagent_core.environments.process.identity import children
+from thunderagent_core.environments.process.provider import ProcessProvider
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from contract import eventually
+from process_bed import Bed, process_bed, text
 
-pytest.register_assert_rewrite("contract", "process_bed")
-
-from contract import eventually  # noqa: E402 - after its assertions can explain themselves
-from process_bed import Bed, process_bed, text  # noqa: E402
-
-from thunderagent_core.environments.base import Liveness, ProviderError  # noqa: E402
-from thunderagent_core.environments.process.cgroups import Cgroups, detect_cgroups  # noqa: E402
+from thunderagent_core.environments.base import Liveness, ProviderError
+from thunderagent_core.environments.process.cgroups import Cgroups, detect_cgroups
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

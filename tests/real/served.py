@@ -44,7 +44,7 @@ class Served:
     async def until(self, look: Callable[[], Any], condition: Callable[[Any], bool]) -> Any:
         """Look again and again until the condition holds; return what was seen then."""
         async with asyncio.timeout(PATIENT_S):
-            while not condition(seen := await look()):  # noqa: ASYNC110 - what is waited for lies in other processes
+            while not condition(seen := await look()):
                 await asyncio.sleep(0.05)
         return seen
 
@@ -57,7 +57,7 @@ async def served(url: str, **settings: Any) -> AsyncIterator[Served]:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=600) as client:
             yield Served(server, client)
         async with asyncio.timeout(PATIENT_S):
-            while server.runtime.scheduler.open_requests:  # noqa: ASYNC110 - as above
+            while server.runtime.scheduler.open_requests:
                 await asyncio.sleep(0.01)
         server.runtime.scheduler.check()
 

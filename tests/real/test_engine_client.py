@@ -30,7 +30,7 @@ async def sampler(real_vllm):
 
 async def sample_until(sampler, condition):
     """Return the first sample that satisfies the condition: metrics follow the answers a little later."""
-    while not condition(sample := await sampler.sample()):  # noqa: ASYNC110 - the engine tells nobody when
+    while not condition(sample := await sampler.sample()):
         await asyncio.sleep(0.05)
     return sample
 

@@ -33,7 +33,7 @@ RARELY = {"poll_interval_s": 600.0}
 async def soon(condition: Callable[[], Any]) -> None:
     """Wait for what must become true."""
     async with asyncio.timeout(HANG_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for lies in code that has no event for it
+        while not condition():
             await asyncio.sleep(0.002)
 
 

@@ -24,7 +24,7 @@ class Chaos:
     def __init__(self, run: Running, engines: list[ScriptedEngine], seed: int) -> None:
         self.run = run
         self.engines = engines
-        self.dice = random.Random(seed)  # noqa: S311 - reproducible, not secret
+        self.dice = random.Random(seed)
         self.statuses: set[int] = set()
         self.bodies: list[bytes] = []
         self.over = False
@@ -90,7 +90,7 @@ class Chaos:
         for engine in self.engines:
             if engine.http is None:
                 await engine.start()
-            while not (await self.run.client.post("/backends", json={"url": engine.url})).is_success:  # noqa: ASYNC110
+            while not (await self.run.client.post("/backends", json={"url": engine.url})).is_success:
                 await asyncio.sleep(0.02)  # the server tells nobody when an engine has drained
 
 
@@ -114,5 +114,5 @@ async def test_nothing_is_lost_whatever_happens(engine_factory, serve, seed, cap
     for engine in engines:
         engine.reply = answer
     async with asyncio.timeout(120):
-        while (await run.chat("afterwards")).status_code != 200:  # noqa: ASYNC110 - engines are polled
+        while (await run.chat("afterwards")).status_code != 200:
             await asyncio.sleep(0.05)

@@ -71,7 +71,12 @@ def test_answers_about_environments_are_what_is_sent():
 async def test_answers_about_the_rest_are_what_is_sent(engine, serve):
     run = await serve(engine)
     await run.chat("p")
-    for path, name in (("/health", "Status"), ("/ready", "Status"), ("/scheduling", "Scheduling"), ("/programs/p", "Program")):
+    for path, name in (
+        ("/health", "Status"),
+        ("/ready", "Status"),
+        ("/scheduling", "Scheduling"),
+        ("/programs/p", "Program"),
+    ):
         assert set(await run.get(path)) == fields(name)
     programs = await run.get("/programs")
     assert set(programs) == fields("ProgramList")
@@ -100,7 +105,11 @@ def test_every_reference_leads_somewhere_and_every_part_is_used():
         node = DOCUMENT
         for part in reference.removeprefix("#/").split("/"):
             node = node[part]
-    there = {f"#/components/{kind}/{name}" for kind in ("schemas", "parameters", "responses") for name in DOCUMENT["components"][kind]}
+    there = {
+        f"#/components/{kind}/{name}"
+        for kind in ("schemas", "parameters", "responses")
+        for name in DOCUMENT["components"][kind]
+    }
     told = {"#/components/schemas/ExecOutput", "#/components/schemas/ExecEnd"}  # in words: events have no schema
     assert there - used == told
 
@@ -111,7 +120,9 @@ def test_every_operation_is_whole():
         for operation in methods.values():
             names.append(operation["operationId"])
             assert operation["responses"]["default"] == {"$ref": "#/components/responses/Error"}
-            given = [DOCUMENT["components"]["parameters"][p["$ref"].split("/")[-1]] for p in operation.get("parameters", [])]
+            given = [
+                DOCUMENT["components"]["parameters"][p["$ref"].split("/")[-1]] for p in operation.get("parameters", [])
+            ]
             assert {p["name"] for p in given if p["in"] == "path"} == set(re.findall(r"{(\w+)}", path))
     assert len(set(names)) == len(names)
 

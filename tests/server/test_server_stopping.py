@@ -166,7 +166,7 @@ async def in_flight_and_held(engine, server) -> tuple[asyncio.Task, RawClient, a
     held = asyncio.create_task(ask(server.port, "held", text_of(900)))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=HANG_S) as client:
         async with asyncio.timeout(HANG_S):
-            while (await client.get("/scheduling")).json()["waiting"] != 1:  # noqa: ASYNC110 - another process
+            while (await client.get("/scheduling")).json()["waiting"] != 1:
                 await asyncio.sleep(0.01)
     return before, stream, held
 

@@ -178,7 +178,7 @@ async def test_fault_05_pauses_and_requests_race(engine_factory, serve, seed):
 
     The audit of the trace checks that nothing is forwarded but to where its program is bound.
     """
-    dice = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    dice = random.Random(seed)
     engines = [await engine_factory(capacity_tokens=2000) for _ in range(2)]
 
     async def reply(engine, request, respond):

@@ -55,5 +55,5 @@ def sample(text, name):
 
 async def eventually(condition):
     """Wait until ``condition`` holds; a wait in vain ends with the test's own time-out."""
-    while not condition():  # noqa: ASYNC110 - the model is pure and tells nobody when it changes
+    while not condition():
         await asyncio.sleep(0.001)

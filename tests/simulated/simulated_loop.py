@@ -37,7 +37,7 @@ class ClosedLoop:
 
     def __init__(self, model: EngineModel, *, programs=24, turns=8, at_once=None, seed=1):
         self.model = model
-        self.random = random.Random(seed)  # noqa: S311 - a repeatable workload, nothing secret
+        self.random = random.Random(seed)
         self.turns = turns
         self.waiting = list(range(programs))
         self.agents: dict[int, Agent] = {}

@@ -40,11 +40,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN if "--ignore-sigterm" in sys.argv else signal.SIG_DFL)
     server = Server(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler)
     child = subprocess.Popen(["sleep", "1000"])
-    segment = Path(f"/dev/shm/psm_stand_in_{os.getpid()}")  # noqa: S108 - where vLLM's segments are
+    segment = Path(f"/dev/shm/psm_stand_in_{os.getpid()}")
     segment.write_bytes(bytes(4096))
     with segment.open("r+b") as file:
         memory = mmap.mmap(file.fileno(), 4096)
-    print("pids", os.getpid(), child.pid, segment, flush=True)  # noqa: T201 - for the tests
+    print("pids", os.getpid(), child.pid, segment, flush=True)
     server.serve_forever()
     memory.close()
 

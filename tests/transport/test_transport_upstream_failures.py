@@ -28,7 +28,7 @@ async def test_an_upstream_that_dies_in_the_body(upstream, pool, end, data):
     server = await upstream(script)
     response = await pool(server).request("POST", "/", [], b"")
     pieces = []
-    with pytest.raises(ConnectionLostError) as caught:  # noqa: PT012 - what came before counts
+    with pytest.raises(ConnectionLostError) as caught:
         async for piece in response:
             pieces.append(piece)
             go_on.set()
@@ -235,7 +235,7 @@ async def test_a_late_cancellation_spares_the_next_request(upstream, pool, part)
     await soon(lambda: any(connection._waiter is not None for connection in to._all))
     (connection,) = to._all
     answer.set()
-    while connection._waiter is not None:  # noqa: ASYNC110 - until the head is here, though ``first`` has not run since
+    while connection._waiter is not None:
         await asyncio.sleep(0)
     assert not first.done()
     first.cancel()

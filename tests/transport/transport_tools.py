@@ -94,7 +94,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 async def soon(condition: Callable[[], bool]) -> None:
     """Wait for what must become true."""
     async with asyncio.timeout(HANG_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for signals nothing
+        while not condition():
             await asyncio.sleep(0.001)
 
 

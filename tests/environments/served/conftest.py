@@ -7,9 +7,8 @@ import pytest
 import uvloop
 
 sys.path.append(str(Path(__file__).parents[2] / "server"))  # its scripted engine serves here as well
-pytest.register_assert_rewrite("served")
 
-from served import Serving, serving  # noqa: E402 - after its path is known
+from environment_server import Serving, serving
 
 
 def pytest_asyncio_loop_factories(config, item):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from served import CHAT, check_error, eventually, messages
+from environment_server import CHAT, check_error, eventually, messages
 
 SHELL = {"name": "shell"}
 PATH = "/programs/p/environments/shell"
@@ -78,7 +78,10 @@ class TestMounts:
         served, root = rooted
         outside = (root.parent, root.parent / "secret", root.parent / "allowedly", root / "way-out", "/", "/etc/passwd")
         for source in outside:
-            spec = {**SHELL, "mounts": [{"source": str(root), "target": "/ok"}, {"source": str(source), "target": "/x"}]}
+            spec = {
+                **SHELL,
+                "mounts": [{"source": str(root), "target": "/ok"}, {"source": str(source), "target": "/x"}],
+            }
             response = await served.register("p", spec)
             check_error(response, 400, "environments[0].mounts[1].source", code="invalid_value")
         dotted = {**SHELL, "mounts": [{"source": f"{root}/data/../..", "target": "/x"}]}
@@ -110,7 +113,11 @@ class TestSeen:
 
         async def counted() -> bool:
             seen = await served.metrics()
-            return seen["thunderagent_environment_reclaim_seconds_count"] >= 1 <= seen["thunderagent_environment_reclaimed_total"]
+            return (
+                seen["thunderagent_environment_reclaim_seconds_count"]
+                >= 1
+                <= seen["thunderagent_environment_reclaimed_total"]
+            )
 
         await eventually(counted)
 

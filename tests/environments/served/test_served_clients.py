@@ -9,7 +9,7 @@ import signal
 import sys
 
 import pytest
-from served import eventually
+from environment_server import eventually
 
 from thunderagent_core.client import (
     APIError,

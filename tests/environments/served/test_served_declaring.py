@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from environment_server import CHAT, check_error, eventually, messages
 from scripted_engine import JSON, whole
-from served import CHAT, check_error, eventually, messages
 
 SHELL = {"name": "shell"}
 
@@ -99,7 +99,10 @@ BAD = [
 @pytest.mark.parametrize(("specs", "status", "param", "code", "says"), BAD)
 async def test_what_is_wrong_changes_nothing(served, specs, status, param, code, says):
     by_request = await served.chat("p", environments=specs)
-    answers = [by_request, await served.client.post(CHAT, json=messages(program_id="p", extra_body={"environments": specs}))]
+    answers = [
+        by_request,
+        await served.client.post(CHAT, json=messages(program_id="p", extra_body={"environments": specs})),
+    ]
     if isinstance(specs, list):
         answers.append(await served.client.post("/programs", json={"program_id": "p", "environments": specs}))
     for response in answers:

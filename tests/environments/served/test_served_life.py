@@ -6,8 +6,8 @@ import asyncio
 
 import httpx
 import pytest
+from environment_server import check_error, eventually, soon
 from scripted_engine import Gate
-from served import check_error, eventually, soon
 
 SHELL = {"name": "shell"}
 PATH = "/programs/p/environments/shell"

@@ -11,8 +11,8 @@ import threading
 
 import httpx
 import pytest
+from environment_server import check_error, eventually
 from process_bed import Bed
-from served import check_error, eventually
 
 from thunderagent_core.server.serve import ServeError
 
@@ -43,7 +43,7 @@ async def test_two_servers_on_two_directories_leave_each_other_alone(place, serv
 async def test_a_state_directory_that_cannot_be_used(place):
     place.state.mkdir()
     (place.state / "lock").mkdir()
-    with pytest.raises(ServeError, match="state_dir .* cannot be used: Is a directory"):
+    with pytest.raises(ServeError, match=r"state_dir .* cannot be used: Is a directory"):
         await place.start()
 
 
@@ -57,7 +57,11 @@ async def test_a_ledger_that_is_damaged_is_not_overwritten(place):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("{", "warm_pools"), ('[{"size": 1, "spec": {"name": "x", "cpu": 1}}]', "cpu"), ('[{"spec": {"name": "x"}}]', "size")],
+    [
+        ("{", "warm_pools"),
+        ('[{"size": 1, "spec": {"name": "x", "cpu": 1}}]', "cpu"),
+        ('[{"spec": {"name": "x"}}]', "size"),
+    ],
 )
 async def test_warm_pools_that_cannot_be_used(place, tmp_path, content, says):
     file = tmp_path / "warm.json"
@@ -169,7 +173,9 @@ async def test_a_server_that_is_killed_loses_nothing(place):
     first = Serve(engine.url, place.state)
     async with httpx.AsyncClient(base_url=first.url, timeout=60) as client:
         assert (await client.post("/programs", json={"program_id": "p", "environments": [SHELL]})).status_code == 201
-        done = await client.post(f"{PATH}/exec", json={"command": "echo kept >file; nohup sleep 1011 >/dev/null 2>&1 &"})
+        done = await client.post(
+            f"{PATH}/exec", json={"command": "echo kept >file; nohup sleep 1011 >/dev/null 2>&1 &"}
+        )
         assert done.json()["exit_code"] == 0
         first.kill()
     served = await place.start(engine)

@@ -6,7 +6,7 @@ import asyncio
 import base64
 
 import pytest
-from served import HANG_S, check_error, eventually, events, soon
+from environment_server import HANG_S, check_error, events, eventually, soon
 from server_tools import RawClient
 
 
@@ -54,7 +54,11 @@ class TestLooking:
         assert (await served.get("/programs/p"))["environments"] == [{"name": "shell", "state": "ready"}]
 
     async def test_what_is_not_there(self, served, shell):
-        for path in ("/programs/q/environments", "/programs/q/environments/shell", "/programs/q/environments/shell?wait_s=1"):
+        for path in (
+            "/programs/q/environments",
+            "/programs/q/environments/shell",
+            "/programs/q/environments/shell?wait_s=1",
+        ):
             check_error(await served.client.get(path), 404, "program_id", code="program_not_found")
         for path in ("/programs/p/environments/other", "/programs/p/environments/other?wait_s=1"):
             check_error(await served.client.get(path), 404, "name", code="environment_not_found")
@@ -101,7 +105,9 @@ class TestExec:
 
     async def test_environment_and_directory(self, served, shell):
         await served.sh(shell, "mkdir -p sub/dir")
-        assert await served.sh(shell, 'echo "$A $PWD"', env={"A": "b c"}, workdir="sub/dir") == "b c /workspace/sub/dir\n"
+        assert (
+            await served.sh(shell, 'echo "$A $PWD"', env={"A": "b c"}, workdir="sub/dir") == "b c /workspace/sub/dir\n"
+        )
         assert await served.sh(shell, "pwd", workdir="/tmp") == "/tmp\n"
         assert await served.sh(shell, 'echo "<$A>"') == "<>\n"
         response = await served.client.post(f"{shell}/exec", json={"command": "id", "workdir": "nowhere"})
@@ -329,4 +335,3 @@ class TestDeleting:
         created = await served.client.post("/programs/p/environments", json={"name": "shell", "pids": 64})
         assert created.status_code == 201
         assert await served.sh(shell, "ls") == ""
-

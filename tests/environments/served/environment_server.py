@@ -7,7 +7,6 @@ import contextlib
 import json
 import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -21,6 +20,7 @@ from thunderagent_core.server.environments import Environments
 from thunderagent_core.server.serve import running
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import AsyncIterator, Callable
 
     from thunderagent_core.environments.manager.manager import Manager

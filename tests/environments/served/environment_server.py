@@ -20,8 +20,8 @@ from thunderagent_core.server.environments import Environments
 from thunderagent_core.server.serve import running
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from thunderagent_core.environments.manager.manager import Manager
     from thunderagent_core.server.serve import Server

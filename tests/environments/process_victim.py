@@ -1,4 +1,4 @@
-"""A server that is killed at a step of what it does to an environment: ``process_victim.py ROOT INSTALLATION WHAT STEP``.
+"""A server that is killed at a step of what it does: ``process_victim.py ROOT INSTALLATION OPERATION STEP``.
 
 It prints ``begun`` once it comes to the operation, and ``done STEPS`` where it comes to the end of it.
 """
@@ -74,6 +74,11 @@ class Fate:
         setattr(owner, name, waiting if inspect.iscoroutinefunction(real) else direct)
 
 
+def say(words: str) -> None:
+    sys.stdout.write(words + "\n")
+    sys.stdout.flush()
+
+
 async def main(root: Path, installation: str, what: str, last: int) -> None:
     bed = Bed(root=root, installation=installation)
     fate = Fate(last)
@@ -81,7 +86,7 @@ async def main(root: Path, installation: str, what: str, last: int) -> None:
         for name in names:
             fate.surround(owner, name)
     await bed.provider.rooms()
-    print("begun", flush=True)
+    say("begun")
     fate.steps = itertools.count()
     if what == "create":
         await bed.create()
@@ -98,7 +103,7 @@ async def main(root: Path, installation: str, what: str, last: int) -> None:
         await bed.provider.destroy(bed.place())
     elif what == "drop":
         await bed.provider.drop_snapshot("", "s1")
-    print("done", next(fate.steps), flush=True)
+    say(f"done {next(fate.steps)}")
     await bed.close()
 
 

@@ -6,7 +6,7 @@ no sense. Every run ends with all waiting requests served or refused within the 
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from .machine import Shell
 
@@ -15,5 +15,7 @@ TestRandomEvents.settings = settings(
     max_examples=150,
     stateful_step_count=50,
     deadline=None,
+    # Before Python 3.12 explaining a failure takes longer than finding it.
+    phases=[phase for phase in Phase if phase is not Phase.explain],
     suppress_health_check=[HealthCheck.too_slow],
 )

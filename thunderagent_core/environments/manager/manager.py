@@ -15,18 +15,17 @@ from thunderagent_core.environments.exec import Executor
 from thunderagent_core.environments.ledger_errors import FencedError, StaleStateError
 from thunderagent_core.environments.manager.errors import BusyError, EnvironmentLostError, NotReadyError, StoppingError
 from thunderagent_core.environments.manager.hooks import Hooks, JsonPost
-from thunderagent_core.environments.manager.images import image_references
 from thunderagent_core.environments.manager.kit import Kit
+from thunderagent_core.environments.manager.looking import Looking
 from thunderagent_core.environments.manager.parts import Parts
 from thunderagent_core.environments.manager.records import Records
 from thunderagent_core.environments.manager.running import EXISTING
-from thunderagent_core.environments.manager.statistics import Snapshot, Statistics
+from thunderagent_core.environments.manager.statistics import Statistics
 from thunderagent_core.environments.manager.tasks import Tasks
-from thunderagent_core.environments.manager.views import EnvironmentView, KnownProgram, ReapItem, known, view_of
+from thunderagent_core.environments.manager.views import EnvironmentView, KnownProgram, ReapItem, known
 from thunderagent_core.environments.states import State
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from thunderagent_core.environments.base import Place, Provider
@@ -42,7 +41,7 @@ def _executor(provider: Provider, place: Place, spec: EnvironmentSpec) -> Execut
     return Executor(provider, place, env=spec.env, workdir=spec.workdir)
 
 
-class Manager:
+class Manager(Looking):
     """Owns every environment of one installation, for as long as nobody else opens the same ledger.
 
     Every method may raise FencedError once that has happened; the server has to stop then.
@@ -254,37 +253,6 @@ class Manager:
         self._parts.creation.withdraw(record)
         self._parts.reclamation.begin(record)
 
-    # Looking
-
-    def knows(self, program_id: str) -> bool:
-        """Whether a live program of this id is on record, or is being recorded."""
-        return program_id in self._records.programs or self._parts.declaring.busy(program_id)
-
-    def on_change(self, listener: Callable[[str | None], None]) -> None:
-        """Have a listener called with a program's id after each change of one of its environments."""
-
-        def tell(record: Record) -> None:
-            listener(None if record.program is None else record.program.row.id)
-
-        self._records.listeners.append(tell)
-
-    def views(self, program_id: str) -> list[EnvironmentView]:
-        """Return a program's environments, those included that are on their way out."""
-        members = self._records.members(program_id)
-        return [self._view(record) for record in sorted(members, key=lambda one: (one.row.created_at, one.row.name))]
-
-    def all_views(self) -> list[EnvironmentView]:
-        """Return every environment that is not gone, warm and quarantined ones included."""
-        return [self._view(record) for record in self._records.environments.values()]
-
-    def image_references(self) -> Counter[tuple[str, str]]:
-        """Return how often each image is needed, by provider and reference; one that is not in it may go."""
-        return image_references(self._records, self._kit.settings, self._kit.image_key)
-
-    def statistics(self) -> Snapshot:
-        """Return the numbers for metrics."""
-        return self._parts.snapshot(self._kit)
-
     async def reap(self, *, dry_run: bool) -> list[ReapItem]:
         """Return what is being, or is to be, taken back; without ``dry_run`` see to it now."""
         self._check_owner()
@@ -292,9 +260,6 @@ class Manager:
         if not dry_run:
             await self._parts.reconciler.run_once()
         return items
-
-    def _view(self, record: Record) -> EnvironmentView:
-        return view_of(record, self._parts.creation.position(record))
 
     async def _put_aside(self, record: Record) -> bool:
         try:

@@ -129,8 +129,9 @@ class Control:
 
     def _let_die(self, handle: str) -> None:
         """Thaw what has been killed: in version 1, what is frozen does not die."""
-        if self._cgroups.can_freeze and handle in self._cgroups.handles():
-            self._cgroups.set_frozen(handle, frozen=False)
+        if self._cgroups.can_freeze:
+            with contextlib.suppress(FileNotFoundError):  # not made yet, or removed already
+                self._cgroups.set_frozen(handle, frozen=False)
 
     async def _stop_each(self, record: Record) -> None:
         """Stop by signals, again for what was started meanwhile; the first process last, as a sign that all are."""

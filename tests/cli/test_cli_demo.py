@@ -66,7 +66,6 @@ def test_two_policies_are_compared():
 
 def test_the_table_on_an_engine_of_ones_own(engine_url):
     arguments = ["--backend", engine_url, "--programs", "2", "--turns", "2", "--tool-s", "0", "--policy", "sticky"]
-    arguments += ["--tools", "none"]
     done = subprocess.run(
         command("demo", *arguments), capture_output=True, text=True, env=clean_environment(), check=False
     )

@@ -25,9 +25,9 @@ _HELP = """Run a batch of agents through the scheduler and through a pass-throug
 The engine is simulated and needs no GPU; with --backend it is yours, and its prefix cache is reset between the
 runs where it offers that (vLLM with VLLM_SERVER_DEV_MODE=1).
 
-Each agent's tools are real commands in a sandbox of its own, which the server makes and takes back: containers where
-Docker answers and has an image of busybox, alpine, debian or python, else bubblewrap. Where neither works a tool is
-only waited for.
+A tool is only waited for, unless --tools says where it runs: then it is a real command in a sandbox of its agent's
+own, which the server makes and takes back. auto takes containers where Docker answers and has an image of busybox,
+alpine, debian or python, else bubblewrap. That takes longer.
 
 Examples:
 
@@ -68,7 +68,7 @@ def demo(
     ] = None,
     tools: Annotated[
         str, typer.Option(metavar="KIND", help="Where tools run: auto, docker, process, or none: they are waited for.")
-    ] = "auto",
+    ] = "none",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Run a batch of agents through the scheduler and through a pass-through, and compare. Under a minute."""

@@ -34,8 +34,10 @@ _STATUS: Final = {
     "file_too_large": 413,
     "no_shell": 424,
     "environment_died": 410,
+    "channel_lost": 502,
+    "kill_failed": 502,
 }
-"""Status by code; what is missing here may go better another time: 503."""
+"""Status by code; what is missing here has not begun and may go better another time: 503."""
 
 _PARAM: Final = {
     "bad_command": "command",

@@ -97,8 +97,8 @@ def join(groups: Sequence[int]) -> None:
 
 
 def reset_signals() -> None:
-    """Undo what Python does to signals at its start, which programs would inherit."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+    """Undo what Python does to signals at its start, and the spawner for itself: programs would inherit it."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 

@@ -99,20 +99,20 @@ class Snapshots:
                 manifest = self._read(path)
             except ProviderError:
                 continue  # not ours
-            name = unquote(path.name.removeprefix(_BEGINNING).split("~")[0])
-            environment = manifest.labels.get(LABEL_ENVIRONMENT, "") if manifest is not None else ""
-            if name not in found or environment:
-                found[name] = Found(Kind.SNAPSHOT, name, environment)
+            name = unquote(path.name.removeprefix(_BEGINNING).split("@")[0])
+            labels = manifest.labels if manifest is not None else {}
+            found[name] = Found(Kind.SNAPSHOT, name, labels.get(LABEL_ENVIRONMENT, _drafted_for(path)))
         return list(found.values())
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{_BEGINNING}{quote(name, safe='')}"
 
     def _drafts(self, directory: Path) -> list[Path]:
-        return list(self._directory.glob(f"{directory.name}~*"))
+        return list(self._directory.glob(f"{directory.name}@*"))
 
     def _begin(self, directory: Path, manifest: Manifest) -> None:
-        draft = directory.with_name(f"{directory.name}~{secrets.token_hex(4)}")
+        environment = quote(manifest.labels.get(LABEL_ENVIRONMENT, ""), safe="")
+        draft = directory.with_name(f"{directory.name}@{environment}@{secrets.token_hex(4)}")
         draft.mkdir(mode=_PRIVATE)
         write_whole(draft / _MANIFEST, msgspec.json.encode(manifest))
         draft.rename(directory)
@@ -154,6 +154,12 @@ class Snapshots:
             return False
         except OSError as error:
             raise ProviderUnavailableError(f"{directory} cannot be read: {error}") from error
+
+
+def _drafted_for(path: Path) -> str:
+    """Return whose snapshot this was to be, from the name that it had until its manifest was written."""
+    parts = path.name.split("@")
+    return unquote(parts[1]) if len(parts) > 1 else ""
 
 
 def _digest(path: Path, *, durable: bool = False) -> tuple[int, str]:

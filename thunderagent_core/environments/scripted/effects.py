@@ -128,7 +128,8 @@ class Effects:
             raise ProviderError(f"no directory {workdir!r}", code="spawn_failed", permanent=True)
         words = [*self._world.shell, *command[1:]] if command[0] == "/bin/sh" else command
         box.spawned = True
-        variables = {"PATH": os.environ.get("PATH", _PATH), "PWD": str(directory), **env, VARIABLE: box.token}
+        own = {"PATH": os.environ.get("PATH", _PATH), "PWD": str(directory), "HOME": str(root)}
+        variables = {**own, **env, VARIABLE: box.token}
         return await LocalProcess.start(words, variables, str(directory))
 
     async def stop(self, place: Place) -> None:

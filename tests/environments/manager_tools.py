@@ -274,8 +274,10 @@ class House:
             await asyncio.sleep(step_s)
             step_s = min(1.0, 1.2 * step_s)
 
-    async def until_state(self, program_id: str, *states: str, name: str = "shell") -> None:
-        await self.until(lambda: self.state(program_id, name) in states)
+    async def until_state(
+        self, program_id: str, *states: str, name: str = "shell", within_s: float = PATIENCE_S
+    ) -> None:
+        await self.until(lambda: self.state(program_id, name) in states, within_s)
 
     async def run(self, program_id: str, command: str, name: str = "shell") -> str:
         """Run a command in an environment and return its output."""

@@ -103,8 +103,11 @@ async def test_each_command_leads_a_session_and_a_signal_shows_in_its_status(doc
     first = await sleeper.read()
     assert first is not None
     leader = int(first[1])
-    status, shown = await bed.shell(f"kill -TERM -{leader}; echo rest; ps | grep -c '[s]leep 600'")
-    assert shown == "rest\n0\n"
+    gone = (
+        "n=0; while ps | grep -q '[s]leep 600' && [ $n -lt 600 ]; do n=$((n+1)); sleep 0.1; done"  # it takes a moment
+    )
+    status, shown = await bed.shell(f"kill -TERM -{leader}; {gone}; ps | grep -c '[s]leep 600'")
+    assert shown == "0\n"
     assert await sleeper.read() is None
     assert await sleeper.wait() == 128 + 15
     await sleeper.aclose()

@@ -7,7 +7,7 @@ from manager_machine import Environments
 
 TestEnvironments = Environments.TestCase
 TestEnvironments.settings = settings(
-    max_examples=60,
+    max_examples=200,
     stateful_step_count=40,
     deadline=None,
     database=None,

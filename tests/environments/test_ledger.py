@@ -220,6 +220,16 @@ async def test_what_was_used_is_never_replaced(ledger: Ledger) -> None:
         await ledger.replace("a", row("b"), "unreachable")
 
 
+async def test_nothing_is_requested_for_a_program_that_has_just_ended(ledger: Ledger) -> None:
+    program, _ = await ledger.declare("p", [row("a")])
+    await ledger.change("a", State.PREPARING)
+    ended = ledger.end([program.key], "released")
+    with pytest.raises(StaleStateError):
+        await ledger.replace("a", row("b", program_key=program.key), "unreachable")
+    await ended
+    assert {one.id for one in (await ledger.load()).environments} == {"a"}
+
+
 async def test_history_is_bounded(path: Path) -> None:
     ledger = await Ledger.open(path, history=5)
     for number in range(20):

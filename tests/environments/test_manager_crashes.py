@@ -183,6 +183,7 @@ async def told_until_death(
         await house.manager._tasks.aclose(LedgerError("killed"))
     await house.ledger.aclose()
     await house.open()
+    await check_no_useless_snapshots(house)
     await check_what_lives(story)
     await check_the_end(story)
     await house.close()
@@ -213,6 +214,15 @@ async def check_what_lives(story: Story) -> None:
             if one.name != "other":
                 assert await house.run(program.id, "read", one.name) in story.kept.get(program.id, {""})
         house.manager.paused(program.id)  # so that the next one finds room
+
+
+async def check_no_useless_snapshots(house: House) -> None:
+    """What is left of snapshots is what some environment depends on, even while all programs live on."""
+
+    def needed() -> set[str]:
+        return {view.snapshot for view in house.manager.all_views() if view.snapshot is not None}
+
+    await house.until(lambda: {name for _, name in house.world.snapshots} == needed())
 
 
 async def check_the_end(story: Story) -> None:

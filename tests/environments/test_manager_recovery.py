@@ -146,6 +146,22 @@ def test_an_untouched_one_that_vanishes_is_made_again(tmp_path: Path) -> None:
     tell(tmp_path, story)
 
 
+def test_setup_that_was_cut_short_begins_anew_in_a_fresh_one(tmp_path: Path) -> None:
+    """Half of its commands have run when the server is killed: they do not run twice in the same environment."""
+
+    async def story(house: House) -> None:
+        await house.manager.declare("p", [spec(setup=("write half", "sleep 100"))])
+        house.manager.prepare("p")
+        await house.until(lambda: len(house.commands) == 1)
+        half_made = house.box("p")
+        await house.restart()
+        await house.manager.wait_ready("p", "shell", 300)
+        assert house.box("p") is not half_made
+        assert [effect.name for effect in house.world.effects] == ["made", "started", "destroyed", "made", "started"]
+
+    tell(tmp_path, story)
+
+
 def test_programs_of_the_last_server_are_known(tmp_path: Path) -> None:
     async def story(house: House) -> None:
         await house.manager.declare("parent", [])
@@ -265,6 +281,53 @@ def test_the_longest_paused_makes_room_first(tmp_path: Path) -> None:
         await house.until_state("a", "snapshotted")
 
     tell(tmp_path, story, disk_budget_bytes=35 * MIB)
+
+
+def test_what_runs_grows_and_what_is_paused_makes_room(tmp_path: Path) -> None:
+    async def story(house: House) -> None:
+        for program in ("idle", "busy"):
+            await in_use(house, program)
+        house.manager.paused("idle")
+        await house.until_state("idle", "paused")
+        house.box("busy").files.ballast_bytes = 20 * MIB
+        await house.until_state("idle", "snapshotted", within_s=100)
+        assert house.state("busy") == "in_use"
+        assert house.manager.statistics().disk.charged < 25 * MIB
+
+    tell(tmp_path, story, disk_budget_bytes=25 * MIB)
+
+
+def test_a_full_endpoint_does_not_hold_up_another(tmp_path: Path) -> None:
+    """What can only come back to an endpoint that is full lets those pass that fit elsewhere."""
+
+    async def story(house: House) -> None:
+        await in_use(house, "bound")
+        place = house.box("bound").place
+        await house.manager.snapshot("bound", "shell")
+        await house.until(lambda: not house.world.boxes)
+        (kept,) = house.world.snapshots.values()
+        kept.files.ballast_bytes = 95 * MIB
+        with pytest.raises(NotReadyError):
+            await house.manager.wait_ready("bound", "shell", 10)
+        await in_use(house, "other")
+        assert house.box("other").place.endpoint != place.endpoint
+        kept.files.ballast_bytes = 0
+        assert await house.run("bound", "read") == "by bound"
+
+    world = ScriptedWorld(endpoints=("a", "b"), disk_bytes=100 * MIB)
+    tell(tmp_path, story, world=world, disk_floor_bytes=MIB)
+
+
+def test_a_restored_program_gets_back_what_was_put_aside(tmp_path: Path) -> None:
+    async def story(house: House) -> None:
+        await in_use(house)
+        await house.manager.snapshot("p", "shell")
+        await house.until(lambda: not house.world.boxes)
+        house.manager.restored("p")
+        await house.until_state("p", "in_use")
+        assert await house.run("p", "read") == "by p"
+
+    tell(tmp_path, story)
 
 
 def test_freezing_waits_for_the_grace_period(tmp_path: Path) -> None:

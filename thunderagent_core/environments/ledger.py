@@ -144,7 +144,10 @@ class Ledger:
         return self._writer.submit(lambda store: jobs.hand_out(store, warm_id, requested))
 
     def replace(self, environment_id: str, row: EnvironmentRow, reason: str) -> asyncio.Future[list[EnvironmentRow]]:
-        """Give up an environment that was never used and request another in its place; return both."""
+        """Give up an environment that was never used and request another in its place; return both.
+
+        Gives StaleStateError where it is not PREPARING (any more), or was used.
+        """
         return self._writer.submit(lambda store: jobs.replace(store, environment_id, row, reason))
 
     def measured(self, used: Mapping[str, int]) -> asyncio.Future[list[EnvironmentRow]]:

@@ -128,7 +128,7 @@ def replace(store: Store, environment_id: str, row: EnvironmentRow, reason: str)
     before = _environment(store, environment_id)
     if before.used or before.snapshot is not None:
         raise StaleStateError(f"{environment_id} was used: nothing can stand in for it")
-    old = change(store, Change(environment_id, State.RECLAIMING, before.state, None, {"reason": reason}))
+    old = change(store, Change(environment_id, State.RECLAIMING, State.PREPARING, None, {"reason": reason}))
     return [old, add(store, row)]
 
 

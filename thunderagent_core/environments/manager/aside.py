@@ -14,8 +14,8 @@ from thunderagent_core.environments.states import State
 
 if TYPE_CHECKING:
     from thunderagent_core.environments.base import Room
-    from thunderagent_core.environments.manager.creation import Creation
     from thunderagent_core.environments.manager.kit import Kit
+    from thunderagent_core.environments.manager.placement import Placement
     from thunderagent_core.environments.manager.reclamation import Reclamation
     from thunderagent_core.environments.manager.record import Record
     from thunderagent_core.environments.manager.running import Running
@@ -34,15 +34,15 @@ class Aside:
 
     Args:
         kit: shared.
-        creation: says when and where the disk is short.
+        placement: says when and where the disk is short.
         reclamation: drops the originals, and snapshots that are not wanted.
         running: freezes.
     """
 
-    def __init__(self, kit: Kit, creation: Creation, reclamation: Reclamation, running: Running) -> None:
+    def __init__(self, kit: Kit, placement: Placement, reclamation: Reclamation, running: Running) -> None:
         self._kit = kit
-        self._creation = creation
-        creation.short.append(self.relieve)
+        self._placement = placement
+        placement.short.append(self.relieve)
         self._reclamation = reclamation
         self._running = running
         self._relieving: set[str] = set()
@@ -111,7 +111,7 @@ class Aside:
 
     def _check_floor(self, record: Record, size: int) -> None:
         """Raise ProviderError where the snapshot itself would eat into the free space that has to remain."""
-        room = self._creation.room(record.row.provider, record.row.endpoint)
+        room = self._placement.room(record.row.provider, record.row.endpoint)
         if room is not None and room.free_disk_bytes - size < self._kit.settings.disk_floor_bytes:
             raise ProviderError(f"too little disk is free for a snapshot of {size} bytes", code="disk_short")
 

@@ -8,11 +8,12 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from thunderagent_core.environments.base import ProviderUnavailableError, Room
+from thunderagent_core.environments.base import ProviderUnavailableError
 from thunderagent_core.environments.ledger_errors import FencedError, LedgerError, StaleStateError
 from thunderagent_core.environments.manager.failures import SnapshotGoneError, failure_of
 from thunderagent_core.environments.manager.lane import Lane
 from thunderagent_core.environments.manager.making import Making
+from thunderagent_core.environments.manager.placement import is_bound
 from thunderagent_core.environments.manager.record import Failure
 from thunderagent_core.environments.states import State
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from thunderagent_core.environments.manager.disk import Disk
     from thunderagent_core.environments.manager.kit import Kit
+    from thunderagent_core.environments.manager.placement import Placement
     from thunderagent_core.environments.manager.ports import PortPool
     from thunderagent_core.environments.manager.reclamation import Reclamation
     from thunderagent_core.environments.manager.record import Record
@@ -42,23 +44,22 @@ class Creation:
 
     Args:
         kit: shared.
-        disk: says whether there is room.
+        disk: says whether there is room at all.
+        placement: says where.
         ports: leases host ports.
         reclamation: takes back what was half made.
     """
 
-    def __init__(self, kit: Kit, disk: Disk, ports: PortPool, reclamation: Reclamation) -> None:
+    def __init__(self, kit: Kit, disk: Disk, placement: Placement, ports: PortPool, reclamation: Reclamation) -> None:
         self._kit = kit
         self._disk = disk
-        self._ports = ports
+        self._placement = placement
         self._reclamation = reclamation
         self._making = Making(kit, ports)
         self._running: dict[str, Record] = {}
         self.lanes = {name: Lane(name) for name in kit.providers}
         self.made: list[Callable[[Record], None]] = []
         """Called with each environment that has become ready."""
-        self.short: list[Callable[[str, Room, int], None]] = []
-        """Called with a provider, the best of its endpoints, and the bytes that are missing there for the next one."""
 
     def start(self) -> None:
         """Begin to take from the queues."""
@@ -82,10 +83,9 @@ class Creation:
             return None
         return list(lane.waiting).index(record.id)
 
-    def room(self, provider: str, endpoint: str) -> Room | None:
-        """Return what was last seen of an endpoint."""
-        lane = self.lanes.get(provider)
-        return None if lane is None else lane.rooms.get(endpoint)
+    def positions(self) -> dict[str, int]:
+        """Return how many wait before each one that waits, by its id."""
+        return {one: number for lane in self.lanes.values() for number, one in enumerate(lane.waiting)}
 
     def want(self, record: Record) -> bool:
         """Queue an environment that is to be made, or to come back; False where the queue is full.
@@ -144,8 +144,9 @@ class Creation:
         """Start what can be started; return whether somebody waits for something that nobody announces."""
         if not (lane.waiting or lane.spare) or self._full():
             return False
-        found = await self._kit.providers[lane.provider].rooms()
-        lane.rooms = {room.endpoint: room for room in found}
+        rooms = await self._kit.providers[lane.provider].rooms()
+        self._placement.see(lane.provider, rooms)
+        full: set[str] = set()
         for record in lane.in_order():
             if self._full():
                 return False
@@ -155,31 +156,25 @@ class Creation:
             if not self._makeable(record):
                 lane.remove(record)
                 continue
-            if _bound(record) and record.row.endpoint not in lane.rooms:
+            bound = is_bound(record)
+            if bound and self._placement.room(lane.provider, record.row.endpoint) is None:
                 continue  # its endpoint does not answer; the others behind it may go ahead
-            endpoint = self._choose(lane, record)
+            endpoint = self._placement.choose(record, full, self._busy(lane))
+            if endpoint is None and bound and self._disk.within_budget(record):
+                full.add(record.row.endpoint)  # nobody overtakes it there; others behind it may go ahead elsewhere
+                continue
             if endpoint is None:
                 return True
             lane.remove(record)
             self._begin(record, endpoint)
         return bool(lane.waiting or lane.spare)
 
+    def _busy(self, lane: Lane) -> list[str]:
+        """Return the endpoint of everything that is being made by one provider."""
+        return [other.endpoint for other in self._running.values() if other.row.provider == lane.provider]
+
     def _full(self) -> bool:
         return len(self._running) >= self._kit.settings.max_creations
-
-    def _choose(self, lane: Lane, record: Record) -> str | None:
-        """Return the endpoint with room where least is being made, the provider's favourite first; None: none."""
-        rooms = [lane.rooms[record.row.endpoint]] if _bound(record) else list(lane.rooms.values())
-        busy = [other.endpoint for other in self._running.values() if other.row.provider == lane.provider]
-        shortages = {room.endpoint: self._disk.shortage(record, room) for room in rooms}
-        fitting = [room.endpoint for room in rooms if shortages[room.endpoint] <= 0]
-        if not fitting:
-            if shortages:
-                best = min(shortages, key=shortages.__getitem__)
-                for listener in self.short:
-                    listener(lane.provider, lane.rooms[best], shortages[best])
-            return None
-        return min(fitting, key=busy.count)
 
     def _begin(self, record: Record, endpoint: str) -> None:
         record.admitted = endpoint
@@ -218,10 +213,13 @@ class Creation:
             self.kick()
 
     async def _lost(self, record: Record, reason: str) -> None:
-        self._kit.statistics.lost += 1
-        await self._kit.records.change(
-            record, State.LOST, expect=State.PREPARING, code="environment_lost", reason=reason
-        )
+        change = self._kit.records.change
+        try:
+            await change(record, State.LOST, expect=State.PREPARING, code="environment_lost", reason=reason)
+        except (StaleStateError, LedgerError) as error:  # it is being reclaimed, or tried once more later
+            _LOG.warning("%s: %s", record.row.handle, error)
+        else:
+            self._kit.statistics.lost += 1
 
     async def _failed(self, record: Record, failure: Failure) -> None:
         """Remember why, and take back what was made."""
@@ -260,13 +258,11 @@ class Creation:
             ports={},
             host="",
             disk_used=0,
+            code=None,
+            reason=None,
+            ready_at=None,
         )
         another = await self._kit.records.replace(record, row, failure.reason)
         another.attempts = record.attempts + 1
         another.wanted = record.wanted
         self.want(another)
-
-
-def _bound(record: Record) -> bool:
-    """Whether an environment can only be made where it, or its snapshot, is."""
-    return record.row.present or record.row.snapshot is not None

@@ -55,6 +55,10 @@ class Disk:
         need = max(record.row.disk_reserved, record.row.disk_used)
         return max(self.over_budget() + need, self.below_floor(record.row.provider, room) + need)
 
+    def within_budget(self, record: Record) -> bool:
+        """Whether the budget would allow one more of the size of ``record``."""
+        return self.over_budget() + max(record.row.disk_reserved, record.row.disk_used) <= 0
+
     def over_budget(self) -> int:
         """Return the bytes by which the budget is exceeded; negative: so many are left."""
         budget = self._settings.disk_budget_bytes

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from thunderagent_core.environments.manager.record import Record
     from thunderagent_core.environments.spec import Hook
 
-_FIRST_ERROR_STATUS = 400
+_FIRST_ERROR_STATUS = 300
 _SHOWN_CHARS = 500
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from thunderagent_core.environments.base import Room
     from thunderagent_core.environments.manager.record import Record
 
 
@@ -22,14 +21,12 @@ class Lane:
         waiting: in the order in which they were asked for.
         spare: warm ones, after all others.
         wake: something has changed.
-        rooms: what was last seen of its endpoints.
     """
 
     provider: str
     waiting: dict[str, Record] = field(default_factory=dict)
     spare: dict[str, Record] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    rooms: Mapping[str, Room] = field(default_factory=dict)
 
     def in_order(self) -> Iterator[Record]:
         """Yield those that wait, first come first."""

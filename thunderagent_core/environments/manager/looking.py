@@ -44,7 +44,8 @@ class Looking:
 
     def all_views(self) -> list[EnvironmentView]:
         """Return every environment that is not gone, warm and quarantined ones included."""
-        return [self._view(record) for record in self._records.environments.values()]
+        positions = self._parts.creation.positions()
+        return [view_of(record, positions.get(record.id)) for record in self._records.environments.values()]
 
     def image_references(self) -> Counter[tuple[str, str]]:
         """Return how often each image is needed, by provider and reference; one that is not in it may go."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from thunderagent_core.environments.ledger import Ledger
     from thunderagent_core.environments.manager.hooks import Post
     from thunderagent_core.environments.manager.kit import MakeExecutor
-    from thunderagent_core.environments.manager.record import Record
+    from thunderagent_core.environments.manager.record import Program, Record
     from thunderagent_core.environments.manager.settings import ManagerSettings
     from thunderagent_core.environments.spec import EnvironmentSpec
 
@@ -153,9 +153,7 @@ class Manager(Looking):
             return
         program.paused, program.expected = False, True
         program.stop_freezing()
-        for record in list(program.environments.values()):
-            if record.failure is None or not record.failure.permanent:
-                self._parts.bringing.begin(record)
+        self._begin_all(program)
 
     async def ended(self, program_id: str, reason: str) -> bool:
         """Record that a program has ended, and its descendants with it; take back all that they own.
@@ -176,11 +174,12 @@ class Manager(Looking):
             self._parts.running.paused(program)
 
     def restored(self, program_id: str) -> None:
-        """Heed that the scheduler has restored a program: its environments run again."""
+        """Heed that the scheduler has restored a program: its environments run again, or are made if need be."""
         program = self._records.programs.get(program_id)
         if program is not None and not self.fenced.is_set():
             program.expected = False
             self._parts.running.restored(program)
+            self._begin_all(program)
 
     # Environments
 
@@ -276,6 +275,11 @@ class Manager(Looking):
             return
         if record.state is State.LOST:
             raise EnvironmentLostError(record.row.reason or "it is lost") from error
+
+    def _begin_all(self, program: Program) -> None:
+        for record in list(program.environments.values()):
+            if record.failure is None or not record.failure.permanent:
+                self._parts.bringing.begin(record)
 
     def _check_owner(self) -> None:
         if self._tasks.stopped is not None:

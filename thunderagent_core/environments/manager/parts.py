@@ -12,6 +12,7 @@ from thunderagent_core.environments.manager.collection import ImageCollection
 from thunderagent_core.environments.manager.creation import Creation
 from thunderagent_core.environments.manager.declaring import Declaring
 from thunderagent_core.environments.manager.disk import Disk
+from thunderagent_core.environments.manager.placement import Placement
 from thunderagent_core.environments.manager.ports import PortPool
 from thunderagent_core.environments.manager.quarantine import Quarantine
 from thunderagent_core.environments.manager.reaping import Reaping
@@ -19,6 +20,7 @@ from thunderagent_core.environments.manager.reclamation import Reclamation
 from thunderagent_core.environments.manager.reconcile import Reconciler
 from thunderagent_core.environments.manager.running import Running
 from thunderagent_core.environments.manager.statistics import Snapshot
+from thunderagent_core.environments.manager.surveying import Surveyor
 from thunderagent_core.environments.manager.warm import Warm
 from thunderagent_core.environments.states import State
 
@@ -34,6 +36,7 @@ class Parts:
     """The parts of one manager, each with one task."""
 
     disk: Disk
+    placement: Placement
     ports: PortPool
     reclamation: Reclamation
     creation: Creation
@@ -52,10 +55,19 @@ class Parts:
         """Make all parts and connect them; nothing runs yet."""
         disk, ports = Disk(kit.records, kit.settings), PortPool(kit.settings, kit.clock)
         reclamation = Reclamation(kit)
-        creation = Creation(kit, disk, ports, reclamation)
+        placement = Placement(disk)
+        creation = Creation(kit, disk, placement, ports, reclamation)
         running = Running(kit, creation)
         quarantine = Quarantine(kit, reclamation)
-        reconciler = Reconciler(kit, creation, reclamation, running, quarantine)
+        surveyor = Surveyor(kit, placement)
+        reconciler = Reconciler(
+            kit,
+            surveyor=surveyor,
+            creation=creation,
+            reclamation=reclamation,
+            running=running,
+            quarantine=quarantine,
+        )
         declaring = Declaring(kit, creation, reclamation)
         warm = Warm(kit, creation, reclamation, declaring.new_row)
 
@@ -68,14 +80,15 @@ class Parts:
         kit.records.listeners.append(given_back)
         return cls(
             disk=disk,
+            placement=placement,
             ports=ports,
             reclamation=reclamation,
             creation=creation,
             running=running,
-            aside=Aside(kit, creation, reclamation, running),
+            aside=Aside(kit, placement, reclamation, running),
             quarantine=quarantine,
             reconciler=reconciler,
-            reaping=Reaping(kit, reconciler, quarantine, reclamation),
+            reaping=Reaping(kit, surveyor, quarantine, reclamation),
             declaring=declaring,
             warm=warm,
             bringing=Bringing(kit, creation, running, warm),
@@ -98,11 +111,7 @@ class Parts:
             reclaiming=self.reclamation.running,
             disk=self.disk.use(),
             disk_budget_bytes=kit.settings.disk_budget_bytes,
-            free_disk_bytes={
-                (lane.provider, room.endpoint): room.free_disk_bytes
-                for lane in self.creation.lanes.values()
-                for room in lane.rooms.values()
-            },
+            free_disk_bytes=self.placement.free_bytes,
             images=len(kit.records.images),
             image_bytes=self.images.size_bytes,
             ports_leased=self.ports.leased,

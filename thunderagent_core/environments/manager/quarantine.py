@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from thunderagent_core.environments.base import Found
     from thunderagent_core.environments.manager.kit import Kit
     from thunderagent_core.environments.manager.reclamation import Reclamation
-    from thunderagent_core.environments.manager.reconcile import Survey
     from thunderagent_core.environments.manager.record import Record
+    from thunderagent_core.environments.manager.surveying import Survey
 
 _LOG = logging.getLogger(__name__)
 

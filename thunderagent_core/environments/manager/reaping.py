@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from thunderagent_core.environments.manager.kit import Kit
     from thunderagent_core.environments.manager.quarantine import Quarantine
     from thunderagent_core.environments.manager.reclamation import Reclamation
-    from thunderagent_core.environments.manager.reconcile import Reconciler, Survey
+    from thunderagent_core.environments.manager.surveying import Survey, Surveyor
 
 
 class Reaping:
@@ -22,21 +22,21 @@ class Reaping:
 
     Args:
         kit: shared.
-        reconciler: looks at what is outside.
+        surveyor: looks at what is outside.
         quarantine: knows how long what is unknown stays.
         reclamation: knows what has to be taken back.
     """
 
-    def __init__(self, kit: Kit, reconciler: Reconciler, quarantine: Quarantine, reclamation: Reclamation) -> None:
+    def __init__(self, kit: Kit, surveyor: Surveyor, quarantine: Quarantine, reclamation: Reclamation) -> None:
         self._kit = kit
-        self._reconciler = reconciler
+        self._surveyor = surveyor
         self._quarantine = quarantine
         self._reclamation = reclamation
 
     async def items(self) -> list[ReapItem]:
         """Return what is on its way out, by the records and by a look at every endpoint that answers."""
         items = [*self._recorded(), *self._snapshots()]
-        for survey in await self._reconciler.survey():
+        for survey in await self._surveyor.survey():
             items += await self._found(survey)
         return items
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from thunderagent_core.environments.base import Found, Kind, Liveness, Place, ProviderError
+from thunderagent_core.environments.base import Kind, Liveness, Place, ProviderError
 from thunderagent_core.environments.ledger_errors import FencedError, LedgerError, StaleStateError
 from thunderagent_core.environments.ledger_rows import SnapshotStatus
 from thunderagent_core.environments.manager.running import EXISTING
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from thunderagent_core.environments.manager.reclamation import Reclamation
     from thunderagent_core.environments.manager.record import Record
     from thunderagent_core.environments.manager.running import Running
+    from thunderagent_core.environments.manager.surveying import Survey, Surveyor
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,20 +33,12 @@ _FIRST_RESTART_S: Final = 0.1
 _LONGEST_RESTART_S: Final = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What one endpoint holds of ours."""
-
-    provider: str
-    endpoint: str
-    found: tuple[Found, ...]
-
-
 class Reconciler:
     """Mends differences. Whatever it does could be done again: it only ever begins work that the state calls for.
 
     Args:
         kit: shared.
+        surveyor: looks at the endpoints.
         creation: goes on with what was to be made.
         reclamation: goes on with what was to be taken back.
         running: looks at what should be alive.
@@ -54,9 +46,17 @@ class Reconciler:
     """
 
     def __init__(
-        self, kit: Kit, creation: Creation, reclamation: Reclamation, running: Running, quarantine: Quarantine
+        self,
+        kit: Kit,
+        *,
+        surveyor: Surveyor,
+        creation: Creation,
+        reclamation: Reclamation,
+        running: Running,
+        quarantine: Quarantine,
     ) -> None:
         self._kit = kit
+        self._surveyor = surveyor
         self._records = kit.records
         self._creation = creation
         self._reclamation = reclamation
@@ -101,31 +101,11 @@ class Reconciler:
         """Compare everything once; what cannot be reached is left alone."""
         async with self._one_at_a_time:
             self.resume()
-            surveys = await self.survey()
+            surveys = await self._surveyor.survey()
             await self._compare(surveys)
             await self._measure()
             self._quarantine.release_due()
             self._creation.kick()
-
-    async def survey(self) -> list[Survey]:
-        """Return what is found on every endpoint that answers."""
-        surveys = []
-        for name, provider in self._kit.providers.items():
-            try:
-                rooms = await provider.rooms()
-            except ProviderError as error:
-                _LOG.warning("%s cannot be surveyed: %s", name, error)
-                continue
-            found = await asyncio.gather(*(self._survey(name, room.endpoint) for room in rooms))
-            surveys += [survey for survey in found if survey is not None]
-        return surveys
-
-    async def _survey(self, name: str, endpoint: str) -> Survey | None:
-        try:
-            return Survey(name, endpoint, tuple(await self._kit.providers[name].survey(endpoint)))
-        except ProviderError as error:
-            _LOG.warning("%s %s cannot be surveyed: %s", name, endpoint, error)
-            return None
 
     async def _periodically(self) -> None:
         while True:

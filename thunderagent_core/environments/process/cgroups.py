@@ -148,7 +148,8 @@ def _usable(directory: Path) -> bool:
     """Whether groups can be made there, found out by making one."""
     probe = directory / ".probe"
     try:
-        probe.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)
+        probe.mkdir(exist_ok=True)
         probe.rmdir()
     except OSError:
         return False

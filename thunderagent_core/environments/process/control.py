@@ -65,7 +65,8 @@ class Control:
         limits = self.limits(record)
         for process in namespace_members(record.init) if limits and record.init is not None else ():
             for kind, value in limits:
-                resource.prlimit(process.pid, kind, (value, value))
+                with contextlib.suppress(ProcessLookupError):  # it may have ended by now
+                    resource.prlimit(process.pid, kind, (value, value))
 
     async def freeze(self, record: Record) -> None:
         """Stop all processes of a sandbox that runs. Idempotent."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _REPORTED_BYTES: Final = 500
+_LONGEST_PATH: Final = 4_000
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -42,7 +43,7 @@ def sync_directory(path: Path) -> None:
 
 
 class TreeTools:
-    """Runs ``tar``, ``du`` and ``rm`` on the files of environments, whatever modes and depths those files have.
+    """Runs ``tar``, ``du``, ``find`` and ``rm`` on environments, whatever modes and depths their files have.
 
     Args:
         prefix: command that gives these tools the right to read what its owner may not, and ends them with the server.
@@ -52,7 +53,15 @@ class TreeTools:
         self._prefix = tuple(prefix)
 
     async def pack(self, directory: Path, archive: Path) -> None:
-        """Write all below a directory to an archive, with deletions, holes, links and extended attributes."""
+        """Write all below a directory to an archive, with deletions, holes, links and extended attributes.
+
+        Raises:
+            ProviderError: ``snapshot_impossible``: a path is too long to be unpacked again.
+        """
+        too_long = f".{{{len(str(directory)) + _LONGEST_PATH}}}.*"
+        if await self._run("find", str(directory), "-regextype", "egrep", "-regex", too_long, "-print", "-quit"):
+            text = f"a path is longer than {_LONGEST_PATH} bytes"
+            raise ProviderError(text, code="snapshot_impossible", permanent=True)
         await self._run("tar", "--create", "--file", str(archive), *_TAR, "--directory", str(directory), ".")
 
     async def unpack(self, archive: Path, directory: Path) -> None:

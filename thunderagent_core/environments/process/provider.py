@@ -220,11 +220,15 @@ class ProcessProvider:
         await self._shop.aclose()
 
     async def _run(self, record: Record) -> Sighting:
-        if self._shop.control.liveness(record) is Liveness.FROZEN:
-            await self._shop.control.thaw(record)
-        elif self._shop.control.liveness(record) is Liveness.STOPPED:
+        control = self._shop.control
+        if control.liveness(record) is Liveness.FROZEN:
+            await control.thaw(record)
+        if control.liveness(record) is Liveness.STOPPED:  # also one that was killed while it was frozen
             record = await self._making.start(record)
-        return self._sighting(record)
+        sighting = self._sighting(record)
+        if sighting.liveness is Liveness.STOPPED:
+            raise ProviderError(f"the main program of {record.handle} has ended", code="main_program_ended")
+        return sighting
 
     def _sighting(self, record: Record) -> Sighting:
         liveness = self._shop.control.liveness(record)

@@ -152,8 +152,11 @@ class _Spawner:
 
 
 def _receive(server: socket.socket) -> tuple[bytes, list[int]]:
-    """Return a message and its descriptors, none of which may pass on to programs by itself."""
+    """Return a message and its descriptors, none of which passes on to programs; empty: the server ended."""
     room = socket.CMSG_LEN(MAX_FDS * struct.calcsize("i"))
-    message, extras, _, _ = server.recvmsg(_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    try:
+        message, extras, _, _ = server.recvmsg(_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionError:  # it left answers unread
+        return b"", []
     fds = [fd for _, kind, data in extras if kind == socket.SCM_RIGHTS for (fd,) in struct.iter_unpack("i", data)]
     return message, fds

@@ -43,6 +43,7 @@ class SandboxProcess:
         self._unread: deque[tuple[Stream, bytes]] = deque()
         self._unread_bytes = 0
         self._news = asyncio.Event()
+        self._writable = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         for descriptor in (stdin, *outputs.values()):
             os.set_blocking(descriptor, False)
@@ -66,6 +67,7 @@ class SandboxProcess:
         if self._input is not None:
             descriptor, self._input = self._input, None
             self._loop.remove_writer(descriptor)
+            self._writable.set()  # whoever waits shall see that it is closed
             os.close(descriptor)
 
     async def read(self) -> tuple[Stream, bytes] | None:
@@ -126,10 +128,10 @@ class SandboxProcess:
         os.close(descriptor)
 
     async def _wait_writable(self, descriptor: int) -> None:
-        writable = asyncio.Event()
-        self._loop.add_writer(descriptor, writable.set)
+        self._writable.clear()
+        self._loop.add_writer(descriptor, self._writable.set)
         try:
-            await writable.wait()
+            await self._writable.wait()
         finally:
             if self._input == descriptor:
                 with contextlib.suppress(OSError):
